@@ -1,0 +1,53 @@
+"""A completion's final answer: the content of its last well-formed \\boxed{}, as data.
+
+A box is well-formed when braces close it with no brace inside; of nested boxes that is the innermost. The last one
+counts, whatever it holds: a completion that ends in \\boxed{I give up} has not answered with an earlier number.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_BOX = re.compile(r"\\boxed\{([^{}]*)\}")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40}|/0*[1-9][0-9]{0,39})?")
+
+
+@dataclass(frozen=True)
+class Agree:
+    """\\boxed{CORRECT}: the API's answer stands."""
+
+
+@dataclass(frozen=True)
+class Override:
+    """\\boxed{number}: the adapter's own answer."""
+
+    value: Fraction
+
+
+@dataclass(frozen=True)
+class Unparsed:
+    """No answer. `reason` is "no box" or "no number"."""
+
+    reason: str
+
+
+Answer = Agree | Override | Unparsed
+
+
+def parse_answer(text: str) -> Answer:
+    """The final answer of a completion. Takes any text, in time linear in its length; raises nothing."""
+    content = None
+    for box in _BOX.finditer(text):
+        content = box[1].strip()
+    if content is None:
+        return Unparsed("no box")
+    if content == "CORRECT":
+        return Agree()
+    value = parse_number(content)
+    return Unparsed("no number") if value is None else Override(value)
+
+
+def parse_number(text: str) -> Fraction | None:
+    """An integer, decimal or fraction in ASCII digits ("−" passes for "-"), or None."""
+    plain = text.strip().replace("−", "-")
+    return Fraction(plain) if _NUMBER.fullmatch(plain) else None

@@ -1,0 +1,186 @@
+"""Every setting of the algorithm: one frozen tree, checked when it is loaded.
+
+A wrong key, type, value or combination raises UserError before anything heavy is imported. Each message is one line:
+the dotted path, the value, the rule, the repair.
+"""
+
+import difflib
+import math
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from yaml import YAMLError
+
+from grpo.types import UserError
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, no unknown keys, no silent conversions between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class Run(Section):
+    dir: str = Field(min_length=1, description="the folder the run writes to")
+    steps: int = Field(ge=1, description="how many GRPO steps the whole run has")
+    seed: int = Field(0, ge=0, description="decides data order and sampling")
+
+
+class Model(Section):
+    path: str = Field(min_length=1, description="a Hugging Face causal-LM directory or hub name")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
+    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the base weights, here and in vLLM")
+
+
+class Lora(Section):
+    rank: int = Field(32, ge=1, description="r: columns of A and rows of B")
+    alpha: int = Field(64, ge=1, description="the update is (alpha / rank) B A")
+    targets: list[str] = Field(
+        ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1,
+        description="names of the linear layers that get a LoRA")
+
+    @model_validator(mode="after")
+    def _scale_is_exact(self) -> "Lora":
+        if math.frexp(self.alpha / self.rank)[0] != 0.5:
+            raise ValueError("alpha / rank must be a power of two, so that scaling B is exact in bfloat16;"
+                             f" try alpha = {self.rank} or {2 * self.rank}")
+        return self
+
+
+class Rollout(Section):
+    prompts_per_step: int = Field(16, ge=1, description="P")
+    group_size: int = Field(64, ge=2, description="G: advantages are relative to the group, so one is too few")
+    max_new_tokens: int = Field(256, ge=1, description="a longer completion is truncated")
+    temperature: float = Field(1.0, gt=0, description="of the distribution that is sampled and trained")
+    max_sequences: int = Field(1024, ge=1, description="how many completions vLLM decodes at once")
+    gpu_memory_share: float = Field(0.3, gt=0, lt=1, description="of the GPU, for vLLM's weights and KV cache")
+    cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache where there is no GPU")
+
+
+class Algorithm(Section):
+    advantage: Literal["grpo", "centred"] = Field("grpo", description="a function of grpo/advantage.py")
+    loss: Literal["clip", "reinforce"] = Field("clip", description="a function of grpo/loss.py")
+    aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field(
+        "token_mean", description="how token losses become one number, grpo/loss.py")
+    eps_low: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped below at 1 - eps_low")
+    eps_high: float = Field(0.2, gt=0, description="and above at 1 + eps_high")
+    beta: float = Field(0.0, ge=0, description="weight of the KL to the base model")
+    kl: Literal["k1", "k2", "k3"] = Field("k3", description="the KL's estimator, grpo/loss.py")
+    epochs: int = Field(1, ge=1, description="optimizer steps on each batch of rollouts")
+
+
+class Optim(Section):
+    lr: float = Field(5e-6, gt=0, description="peak learning rate")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps over which lr rises linearly")
+    decay: Literal["constant", "linear"] = Field("constant", description="lr after the warm-up")
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
+    max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
+
+    @field_validator("betas", mode="before")
+    @classmethod
+    def _from_yaml(cls, value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+
+class Train(Section):
+    micro_batch_tokens: int = Field(8192, ge=1, description="completion tokens in a forward pass; memory only")
+    head_chunk_tokens: int = Field(2048, ge=1, description="tokens whose logits exist at once; memory only")
+
+
+class Eval(Section):
+    every: int = Field(50, ge=1, description="steps between evaluations on the test problems")
+
+
+class Checkpoint(Section):
+    every: int = Field(200, ge=1, description="steps between checkpoints")
+    keep: int = Field(2, ge=1, description="how many of the newest stay")
+
+
+class TaskRef(BaseModel):
+    """Which task, and its own settings: the other keys, which the task checks itself."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    target: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$", description="module:Class or path/to/file.py:Class")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _bare_name(cls, value: Any) -> Any:
+        return {"target": value} if isinstance(value, str) else value
+
+
+class Config(Section):
+    run: Run
+    model: Model
+    lora: Lora = Lora()
+    rollout: Rollout = Rollout()
+    algorithm: Algorithm = Algorithm()
+    optim: Optim = Optim()
+    train: Train = Train()
+    eval: Eval = Eval()
+    checkpoint: Checkpoint = Checkpoint()
+    task: TaskRef
+
+    def dump(self) -> str:
+        """The resolved tree as YAML; `load` reads it back to an equal tree."""
+        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+
+
+def load(path: str | Path, overrides: list[str] = ()) -> Config:
+    """Read a YAML file and apply `key.path=value` overrides. Raises UserError."""
+    try:
+        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        raw = OmegaConf.to_container(tree, resolve=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "
+                        "such as configs/tiny.yaml") from None
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as error:
+        raise UserError(f"{path}: not a YAML config ({' '.join(str(error).split())})") from None
+    return validated(Config, raw)
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def validated(model: type[Checked], raw: Any, prefix: str = "") -> Checked:
+    """`raw` as a `model`. Raises UserError, one line for the first thing wrong, the dotted path after `prefix`."""
+    if not isinstance(raw, dict):
+        raise UserError(f"config: expected sections of keys and values, found {raw!r}")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as errors:
+        first = min(errors.errors(), key=lambda e: e["type"] == "missing")  # a typo explains what is missing
+        raise UserError(_explain(model, first, prefix)) from None
+
+
+def _explain(model: type[BaseModel], error: dict[str, Any], prefix: str) -> str:
+    path = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    dotted, siblings = prefix + ".".join(path), _fields_at(model, path[:-1])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], siblings, 1)
+        return f"{dotted}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known here: {', '.join(siblings)}")
+    field = siblings.get(path[-1]) if path else None
+    about = f" ({field.description})" if field is not None and field.description else ""
+    if error["type"] == "missing":
+        return f"{dotted}: missing{about}; set it in the file or as {dotted}=..."
+    rule = error["msg"].removeprefix("Value error, ")
+    rule = rule.removeprefix("Input ").replace("should be", "must be")
+    return f"{dotted} = {_shown(error['input'])}: {rule}{about}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> dict[str, Any]:
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return {}
+        model = field.annotation
+    return model.model_fields
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
+    return repr(value)

@@ -1,0 +1,129 @@
+"""The policy: a frozen base model and a LoRA, the only thing that is trained.
+
+The LoRA's numbers are float32, so that small updates are not rounded away. The forward pass sees them rounded to the
+base's dtype, exactly as vLLM will: the policy that is trained is the policy that samples.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn.utils import parametrize
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from grpo.config import Lora, Model
+from grpo.types import Problem, Prompt, UserError
+
+WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
+
+
+class _Rounded(nn.Module):
+    """A float32 parameter seen in the base's dtype; the gradient passes straight through."""
+
+    def __init__(self, dtype: torch.dtype):
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight.to(self.dtype)
+
+
+class Policy:
+    """Base, LoRA and tokenizer. Attributes: `decoder` and `head`, which take tokens to hidden states to logits."""
+
+    def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int):
+        """Load the base from `model.path` and start a LoRA with A random and B = 0: a policy equal to the base.
+
+        Raises UserError where the directory holds no causal LM, or has no layer of the target names.
+        """
+        self.device, self.dtype, self.path = device, getattr(torch, model.dtype), model.path
+        self.tokenizer = _load(AutoTokenizer, model.path, "a tokenizer")
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
+        base = _load(AutoModelForCausalLM, model.path, "a causal language model", dtype=self.dtype).to(device)
+        base.requires_grad_(False)
+        names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+        if missing := sorted(set(lora.targets) - names):
+            raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path}; it has {', '.join(sorted(names))}")
+        torch.manual_seed(seed)
+        self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
+                                   lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+                                   base_model_name_or_path=model.path)
+        self.model = get_peft_model(base, self.settings, autocast_adapter_dtype=True).eval()
+        self.scale = lora.alpha / lora.rank
+        self.decoder, self.head = base.get_decoder(), base.get_output_embeddings()
+        self.parameters: dict[str, nn.Parameter] = {
+            name.replace(".default", ""): p for name, p in self.model.named_parameters() if p.requires_grad}
+        if self.dtype != torch.float32:
+            for name, module in list(self.model.named_modules()):
+                if name.endswith((".lora_A.default", ".lora_B.default")):
+                    parametrize.register_parametrization(module, "weight", _Rounded(self.dtype), unsafe=True)
+
+    @property
+    def max_tokens(self) -> int:
+        """The longest prompt plus completion the model has positions for."""
+        return self.decoder.config.max_position_embeddings
+
+    @property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a completion: the tokenizer's and the generation config's."""
+        more = self.model.generation_config.eos_token_id
+        more = [] if more is None else [more] if isinstance(more, int) else more
+        return sorted({self.tokenizer.eos_token_id, *more} - {None})
+
+    def encode(self, problem: Problem) -> Prompt:
+        """The prompt, as the model's own chat template renders the messages, thinking off."""
+        ids = tuple(self.tokenizer.apply_chat_template(
+            list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False))
+        return Prompt(problem, ids, self.tokenizer.decode(ids))
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """A completion's text, for reward and logs; training never reads it."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+    def lora(self) -> dict[str, torch.Tensor]:
+        """The LoRA's tensors by PEFT's names, float32, detached; the policy's own memory, not copies."""
+        return {name: p.detach() for name, p in self.parameters.items()}
+
+    @contextmanager
+    def base_only(self) -> Iterator[None]:
+        """Within it, the LoRA is off: the reference policy of the KL, with no second model."""
+        with self.model.disable_adapter():
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Write the LoRA in PEFT's format: loads with PeftModel.from_pretrained and in vLLM."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({name: t.cpu().contiguous() for name, t in self.lora().items()}, folder / WEIGHTS)
+        settings = self.settings.to_dict() | {"inference_mode": True}
+        plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+        (folder / SETTINGS).write_text(json.dumps(plain, indent=1, default=str) + "\n")
+
+    def load(self, folder: Path) -> None:
+        """Read back what `save` wrote, in place. Raises UserError where names or shapes are another LoRA's."""
+        read = load_file(folder / WEIGHTS)
+        shapes = {name: p.shape for name, p in self.parameters.items()}
+        if {name: t.shape for name, t in read.items()} != shapes:
+            raise UserError(f"{folder / WEIGHTS}: the LoRA of another base, rank or targets; resume with the run's own config")
+        with torch.no_grad():
+            for name, p in self.parameters.items():
+                p.copy_(read[name])
+
+
+def check_model(model: Model) -> None:
+    """Before anything heavy: raises UserError where `model.path` names nothing that can be loaded."""
+    _load(AutoConfig, model.path, "a model config")
+
+
+def _load(cls: type, path: str, what: str, **kwargs: object):
+    try:
+        return cls.from_pretrained(path, trust_remote_code=False, **kwargs)
+    except (OSError, ValueError, KeyError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise UserError(f"model.path = {path}: no {what.split(' ', 1)[1]} there ({first}); "
+                        "give a Hugging Face model directory, such as models/tiny") from None

@@ -1,0 +1,148 @@
+"""vLLM, in this process: the only file that touches it, its private parts included.
+
+Three facts about vLLM decide how the LoRA is served while it changes every step.
+
+    No API takes LoRA tensors. A LoRA is registered once from disk; each step then writes its numbers straight into
+    the buffers the kernels read (`set_lora` copies, so CUDA graphs stay valid), and counts what it placed: a wrong
+    name would otherwise leave the base model serving, without an error.
+    The prefix cache is not keyed by LoRA weights. Old keys and values would be reused, silently, so the cache is
+    reset after a swap, and every swap salts it anew, which makes a hit across swaps impossible.
+    Completion i of a request uses seed + i. Seeds are spread over 62 bits, so that two prompts' do not meet.
+"""
+
+import os
+
+os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: keeps the engine in this process
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+from grpo.config import Config
+from grpo.policy import Policy
+from grpo.types import Prompt, Sample
+
+
+class SyncError(RuntimeError):
+    """The engine does not serve the policy it was given. Training on its rollouts would be silently wrong."""
+
+
+class Sampler:
+    """One engine, one LoRA slot."""
+
+    def __init__(self, policy: Policy, config: Config):
+        """Start vLLM on the policy's base and register the policy's LoRA."""
+        rollout = config.rollout
+        self._policy, self._rollout = policy, rollout
+        on_gpu = policy.device.type == "cuda"
+        if not on_gpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(rollout.cpu_kv_cache_gib))
+            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
+        self._llm = LLM(
+            model=policy.path, skip_tokenizer_init=True, dtype=config.model.dtype, seed=config.run.seed,
+            enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
+            **({"gpu_memory_utilization": rollout.gpu_memory_share,
+                "max_num_batched_tokens": max(16384, rollout.max_sequences),
+                "compilation_config": {"max_cudagraph_capture_size": rollout.max_sequences}} if on_gpu else
+               {"enforce_eager": True, "enable_chunked_prefill": False}))
+        if not on_gpu:
+            self._llm.apply_model(_two_products_a_layer)
+        self._swaps = 0
+        with tempfile.TemporaryDirectory() as folder:
+            policy.save(Path(folder))
+            self._request = LoRARequest("policy", 1, folder)
+            self._llm.llm_engine.add_lora(self._request)
+        self.swap_lora(policy.lora())
+
+    def swap_lora(self, lora: dict[str, torch.Tensor]) -> None:
+        """Serve these LoRA tensors (PEFT's names, float32) from now on. Raises SyncError if any finds no place."""
+        pairs = _pairs(lora, self._policy.scale)
+
+        def place(model: torch.nn.Module) -> int:
+            manager = model.lora_manager
+            slot = manager.lora_index_to_id.index(self._request.lora_int_id)
+            placed = 0
+            for name, layer in manager.modules.items():
+                parts = [pairs.get(part) for part in manager.packed_modules.get(name, [name])]
+                present = [pair for pair in parts if pair is not None]
+                if not present:
+                    continue
+                if name in manager.packed_modules:  # q, k, v or gate, up: one fused layer, a list of LoRAs
+                    layer.set_lora(slot, [p and p[0] for p in parts], [p and p[1] for p in parts])
+                else:
+                    layer.set_lora(slot, *present[0])
+                placed += 2 * len(present)
+            return placed
+
+        (placed,) = self._llm.apply_model(place)
+        if placed != len(lora):
+            raise SyncError(f"vLLM took {placed} of the LoRA's {len(lora)} tensors; the names do not match its layers")
+        if not self._llm.reset_prefix_cache():
+            raise SyncError("vLLM kept its prefix cache across a LoRA swap, though no request was running")
+        self._swaps += 1
+
+    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int], group_size: int) -> list[list[Sample]]:
+        """G completions for each prompt, and the log-probability of each token under the sampled distribution.
+
+        What is sampled depends on the policy, the prompts and their seeds (< 2^62), not on what ran before.
+        """
+        return self._generate(prompts, [
+            SamplingParams(n=group_size, temperature=self._rollout.temperature, seed=seed, **self._common())
+            for seed in seeds])
+
+    def greedy(self, prompts: Sequence[Prompt]) -> list[Sample]:
+        """The most probable completion of each prompt, token by token."""
+        params = SamplingParams(temperature=0.0, **self._common())
+        return [samples[0] for samples in self._generate(prompts, [params] * len(prompts))]
+
+    def _common(self) -> dict[str, object]:
+        return {"max_tokens": self._rollout.max_new_tokens, "stop_token_ids": self._policy.stop_ids,
+                "logprobs": 0, "detokenize": False, "top_p": 1.0, "top_k": 0}
+
+    def _generate(self, prompts: Sequence[Prompt], params: list[SamplingParams]) -> list[list[Sample]]:
+        inputs = [{"prompt_token_ids": list(p.token_ids), "cache_salt": f"lora {self._swaps}"} for p in prompts]
+        outputs = self._llm.generate(inputs, params, lora_request=self._request, use_tqdm=False)
+        return [[_sample(c) for c in sorted(out.outputs, key=lambda c: c.index)] for out in outputs]
+
+
+def _two_products_a_layer(model: torch.nn.Module) -> None:
+    """Replace vLLM's LoRA arithmetic for CPUs, which gathers a copy of A and B for every token: 5/6 of a rollout.
+
+    There is one slot here and every request uses it, so that a plain x A^T B^T does.
+    """
+
+    def add_lora_logits(*_, **__):
+        """The LM head has no LoRA."""
+
+    def add_lora_linear(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **_):
+        flat, at = y.view(-1, y.shape[-1]), 0
+        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            flat[:, at : at + width] += (x.view(-1, x.shape[-1]) @ a[0, 0].T @ b[0, 0].T) * scale
+            at += width
+
+    for wrapper in model.lora_manager.punica_wrapper_mapping.values():
+        wrapper.add_lora_linear, wrapper.add_lora_logits = add_lora_linear, add_lora_logits
+
+
+def _sample(completion) -> Sample:
+    ids = tuple(completion.token_ids)
+    logp = tuple(entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True))
+    return Sample(ids, logp, completion.finish_reason)
+
+
+def _pairs(lora: dict[str, torch.Tensor], scale: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """vLLM's layer name -> (A, B alpha/r)."""
+    suffix, prefix = ".lora_A.weight", "base_model.model."
+    return {name.removeprefix(prefix).removesuffix(suffix): (a, lora[name.replace("lora_A", "lora_B")] * scale)
+            for name, a in lora.items() if name.endswith(suffix)}
+
+
+def _served_rank(rank: int) -> int:
+    """The smallest buffer rank vLLM offers that holds the LoRA's."""
+    return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank)

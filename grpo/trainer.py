@@ -1,0 +1,97 @@
+"""Algorithm 1 of GRPO (arXiv 2402.03300), one gradient step a batch:
+
+    repeat:  G completions of each of P prompts from the current policy            rollout.py, sampler.py
+             a reward for each, from the task's verifier                           the task
+             advantages, relative to the completions of the same prompt            advantage.py
+             log-probs of the sampled tokens, loss, gradient, AdamW                logprob.py, loss.py, update.py
+             the new LoRA to the sampler                                           sampler.py
+"""
+
+import time
+from pathlib import Path
+
+import torch
+
+from grpo import checkpoint
+from grpo.advantage import ADVANTAGES
+from grpo.config import Config
+from grpo.evaluate import Evaluations, evaluate
+from grpo.metrics import RunLog, parity, peak_memory_gib, rollout_metrics
+from grpo.parity import self_test
+from grpo.policy import Policy
+from grpo.rollout import rollout, step_prompts
+from grpo.sampler import Sampler
+from grpo.types import Prompt, Task, UserError
+from grpo.update import Updater
+
+
+def train(config: Config, task: Task, resume: bool) -> Evaluations:
+    """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory."""
+    folder, device = Path(config.run.dir), pick_device(config)
+    found = checkpoint.newest(folder / "checkpoints") if resume else None
+    policy = Policy(config.model, config.lora, device, config.run.seed)
+    train_prompts, test_prompts = encode(policy, task, config)
+    updater = Updater(policy, config)
+    start = checkpoint.restore(found[0], policy, updater) if found else 0
+    sampler = Sampler(policy, config)
+    log = RunLog(folder, start, config.run.steps)
+    for line in found[1] if found else []:
+        log.say(line)
+    check = self_test(policy, sampler, config, train_prompts[:2])
+    log.say(f"self-test: vLLM serves the LoRA it is given (log-probs within {check['gap']:.2g} of the trainer's; "
+            f"a stale LoRA would show {check['stale_gap']:.2g})")
+    evaluations = Evaluations(folder / "evaluation.json", task.references, before=start + 1)
+
+    def measure(step: int) -> None:
+        table = evaluate(sampler, policy, task, test_prompts)
+        evaluations.add(step, table)
+        log.evaluation(step, table)
+
+    if start == 0:
+        measure(0)
+    for step in range(start + 1, config.run.steps + 1):
+        times = [time.perf_counter()]
+        prompts = step_prompts(train_prompts, step, config.rollout.prompts_per_step, config.run.seed)
+        groups = rollout(sampler, policy, task, prompts, step, config.run.seed, config.rollout.group_size)
+        times.append(time.perf_counter())
+        rewards_PG = torch.tensor([[c.score.reward for c in g.completions] for g in groups])
+        advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards_PG)
+        learned, token_logs = updater.step(step, groups, advantages_PG)
+        times.append(time.perf_counter())
+        sampler.swap_lora(policy.lora())
+        times.append(time.perf_counter())
+        log.completions(step, groups, advantages_PG, token_logs)
+        log.step(step, {**rollout_metrics(groups), **learned, **parity(groups, token_logs), **timed(times),
+                        "memory/peak_gib": peak_memory_gib()})
+        if step % config.eval.every == 0 or step == config.run.steps:
+            measure(step)
+        if step % config.checkpoint.every == 0 or step == config.run.steps:
+            checkpoint.save(folder / "checkpoints", step, policy, updater, config.checkpoint.keep)
+    policy.save(folder / "adapter")
+    log.close()
+    return evaluations
+
+
+def timed(times: list[float]) -> dict[str, float]:
+    """Seconds of the stages, from the moments between them; the step ends now, its records written."""
+    start, sampled, updated, swapped = times
+    return {"time/rollout_s": sampled - start, "time/train_s": updated - sampled,
+            "time/sync_s": swapped - updated, "time/step_s": time.perf_counter() - start}
+
+
+def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt]]:
+    """The task's problems as token ids. Raises UserError where a prompt and its completion do not fit the model."""
+    train_prompts, test_prompts = ([policy.encode(p) for p in problems] for problems in (task.train, task.test))
+    longest = max(len(p.token_ids) for p in train_prompts + test_prompts)
+    if longest + config.rollout.max_new_tokens > policy.max_tokens:
+        raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} tokens) "
+                        f"it exceeds the model's {policy.max_tokens} positions; at most {policy.max_tokens - longest} fit")
+    return train_prompts, test_prompts
+
+
+def pick_device(config: Config) -> torch.device:
+    """The device of `model.device`. Raises UserError where it asks for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if config.model.device == "cuda" and not available:
+        raise UserError("model.device = cuda: no NVIDIA GPU is visible here; on a CPU use configs/tiny.yaml")
+    return torch.device("cuda" if available and config.model.device != "cpu" else "cpu")

@@ -1,0 +1,94 @@
+"""The nouns of the algorithm, and the legend of its shapes.
+
+    P  prompts in a step          B  completions (rows) in a micro-batch      V  vocabulary
+    G  completions of a prompt    T  positions of a completion, padded        H  hidden size
+    N  tokens, flattened and without padding                                  L  tokens of a prompt
+
+A tensor's name ends in its shape: `rewards_PG`, `logp_BT`. All values are for the sampled tokens: `logp_BT[b, t]` is
+the log-probability of completion b's token t, given the prompt and its tokens before t.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+Metrics = dict[str, float]
+
+
+class UserError(Exception):
+    """A mistake of the user's. The message is one line: what, where, what was expected, how to mend it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to solve, as a task hands it over. `data` is the task's own; the algorithm never opens it."""
+
+    name: str  # shown in logs
+    kind: str  # rewards and accuracies are reported for each kind
+    messages: tuple[dict[str, str], ...]  # the chat, rendered by the model's own template
+    data: object = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A task's verdict on a completion."""
+
+    reward: float
+    unparsed: bool = False  # the completion held no answer
+
+
+Table = dict[str, float]  # kind -> accuracy in [0, 1], and "overall"
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Something to compare the adapter with on the test problems, measured by the task."""
+
+    label: str  # as printed
+    accuracy: Table
+
+
+class Task(Protocol):
+    """What GRPO needs to know of a task: what to ask, and how good an answer is."""
+
+    train: Sequence[Problem]
+    test: Sequence[Problem]
+    references: dict[str, Reference]  # by the name it has in evaluation.json: {"api": ...}
+
+    def score(self, problem: Problem, text: str) -> Score:
+        """The reward of a completion, from its text. Raises nothing for any text; a bug in it stops the run."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A problem as the model sees it."""
+
+    problem: Problem
+    token_ids: tuple[int, ...]
+    text: str  # the same, decoded, for the records
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the sampler returns for one completion: tokens, and the log-probability each was sampled with."""
+
+    token_ids: tuple[int, ...]  # ends with the stop token, unless truncated
+    logp: tuple[float, ...]
+    finish_reason: str  # "stop", or "length" where the completion was truncated
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A sample, its text and its score."""
+
+    sample: Sample
+    text: str
+    score: Score
+
+
+@dataclass(frozen=True)
+class Group:
+    """The G completions of one prompt: what "group-relative" is relative to."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]

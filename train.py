@@ -1,0 +1,83 @@
+"""python train.py CONFIG [key.path=value ...] [--resume [DIR]]
+
+Reads a config, builds the task it names, and trains. Exit codes: 0 done, 2 a mistake in the command or the config.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+from grpo.config import Config, load
+from grpo.types import Task, UserError
+
+
+def main(argv: list[str]) -> int:
+    """Parse, check, compose, train."""
+    parser = argparse.ArgumentParser(prog="train.py", description="GRPO with a LoRA, from one config.")
+    parser.add_argument("config", help="a YAML file, such as configs/tiny.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
+    parser.add_argument("--resume", nargs="?", const="", metavar="DIR",
+                        help="go on from the newest checkpoint of the run in DIR (default: the config's run.dir)")
+    args = parser.parse_intermixed_args(argv)
+    try:
+        if bad := [o for o in args.overrides if "=" not in o]:
+            raise UserError(f"{bad[0]}: expected key.path=value, such as run.steps=10")
+        overrides = args.overrides + ([f"run.dir={args.resume}"] if args.resume else [])
+        run(load(args.config, overrides), resume=args.resume is not None)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def run(config: Config, resume: bool) -> None:
+    """Train, and print the table. Light checks come first: PyTorch and vLLM take seconds to import."""
+    from grpo.preflight import check
+
+    check(config)
+    task = build_task(config)
+    folder = Path(config.run.dir)
+    if not resume:
+        start_folder(folder)
+    (folder / "config.yaml").write_text(config.dump())
+    from grpo.trainer import train
+
+    print(train(config, task, resume))
+
+
+def build_task(config: Config) -> Task:
+    """The object that `task.target` names, made from the task's own settings and the run's seed."""
+    settings = config.task.model_dump()
+    place, name = settings.pop("target").rsplit(":", 1)
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(place).stem, place)
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+        cls = getattr(module, name)
+    except (ModuleNotFoundError, FileNotFoundError, AttributeError) as error:
+        raise UserError(f"task.target = {config.task.target}: {error}; name a class, "
+                        "as module:Class or path/to/file.py:Class") from None
+    return cls(settings, seed=config.run.seed)
+
+
+def start_folder(folder: Path) -> None:
+    """Make the run directory; one that an earlier run filled is kept under another name."""
+    if folder.exists() and any(folder.iterdir()):
+        n = 1
+        while (kept := folder.with_name(f"{folder.name}.{n}")).exists():
+            n += 1
+        folder.rename(kept)
+        print(f"{folder} holds an earlier run: kept as {kept}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"run.dir = {folder}: cannot be made ({error.strerror}); choose another") from None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
