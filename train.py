@@ -41,6 +41,8 @@ def run(config: Config, resume: bool) -> None:
     folder = Path(config.run.dir)
     if not resume:
         start_folder(folder)
+    elif not (folder / "checkpoints").is_dir():
+        raise UserError(f"--resume: {folder} holds no checkpoints; run without --resume")
     (folder / "config.yaml").write_text(config.dump())
     from grpo.trainer import train
 

@@ -75,5 +75,6 @@ def _range(settings: Settings) -> Range:
     for key, smallest in (("operands", 1), ("terms", 2)):
         low, high = getattr(settings, key)
         if not smallest <= low <= high:
-            raise UserError(f"task.{key} = [{low}, {high}]: expected [smallest, largest] with {smallest} <= smallest <= largest")
+            raise UserError(f"task.{key} = [{low}, {high}]: expected two numbers, the first at least {smallest} "
+                            "and no larger than the second")
     return Range(tuple(settings.operands), tuple(settings.terms), settings.limit)

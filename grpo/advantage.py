@@ -1,6 +1,7 @@
 """Advantages: how much better a completion did than the others of its group.
 
-Each function takes rewards_PG (any finite floats) and returns advantages_PG. `s` is the group's standard deviation
+Each function takes rewards_PG (any finite floats) and returns advantages_PG; a group of equal rewards gets exactly 0,
+which is what lets the update skip it. `s` is the group's standard deviation
 with Bessel's correction (divisor G-1), as torch.std has it by default; numpy's default has divisor G.
 """
 
@@ -8,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 
-EPSILON = 1e-4  # keeps a group of equal rewards at 0 instead of 0/0; far below s of any other group
+EPSILON = 1e-4  # as in TRL; keeps 0/0 out of a group of equal rewards
 
 
 def grpo(rewards_PG: torch.Tensor) -> torch.Tensor:
@@ -22,7 +23,8 @@ def grpo(rewards_PG: torch.Tensor) -> torch.Tensor:
 
 def centred(rewards_PG: torch.Tensor) -> torch.Tensor:
     """R_i - m: no division by s, so that easy and hard groups weigh alike (Dr. GRPO, arXiv 2503.20783, section 3.2)."""
-    return rewards_PG - rewards_PG.mean(dim=1, keepdim=True)
+    differ_P1 = rewards_PG.amax(dim=1, keepdim=True) > rewards_PG.amin(dim=1, keepdim=True)
+    return torch.where(differ_P1, rewards_PG - rewards_PG.mean(dim=1, keepdim=True), 0.0)  # a mean is rounded
 
 
 ADVANTAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"grpo": grpo, "centred": centred}

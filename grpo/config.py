@@ -137,7 +137,7 @@ def load(path: str | Path, overrides: list[str] = ()) -> Config:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "
                         "such as configs/tiny.yaml") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError) as error:
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError, TypeError) as error:
         raise UserError(f"{path}: not a YAML config ({' '.join(str(error).split())})") from None
     return validated(Config, raw)
 

@@ -42,7 +42,7 @@ class Evaluations:
         """The table: the references, then the first and the last measured step, in percent."""
         rows = [(reference.label, reference.accuracy) for reference in self.references.values()]
         rows += [("base, before GRPO" if row["step"] == 0 else f"adapter, step {row['step']}", row)
-                 for row in ([self.steps[0]] + self.steps[1:][-1:])]
+                 for row in [self.steps[0], *self.steps[1:][-1:]]]
         kinds = [kind for kind in self.steps[0] if kind != "step"]
         width = max(len(label) for label, _ in rows)
         lines = [" " * width + "".join(f"{kind:>12}" for kind in kinds)]

@@ -16,7 +16,7 @@ from grpo.policy import Policy
 from grpo.sampler import Sampler, SyncError
 from grpo.types import Metrics, Prompt, Sample
 
-LOUDNESS = 0.5  # rms of the test LoRA's update, as a share of the rms of the weight it is added to
+LOUDNESS = 1.0  # rms of the test LoRA's update, as a share of the rms of the weight it is added to
 MARGIN = 0.25  # the engines may differ by this share of what another LoRA would make them differ
 
 
@@ -57,16 +57,16 @@ def self_test(policy: Policy, sampler: Sampler, config: Config, prompts: Sequenc
     previous = kept
     try:
         for turn in range(2):
-            _load(policy, loud_lora(policy, seed=turn))
+            policy.load_tensors(loud_lora(policy, seed=turn))
             current = {name: t.clone() for name, t in policy.lora().items()}
             sampler.swap_lora(policy.lora())
             sampled = sampler.sample(prompts, [1000 * turn + place for place in range(len(prompts))], 4)
             gaps.append(_mean_gap(policy, config, prompts, sampled))
-            _load(policy, previous)
+            policy.load_tensors(previous)
             stale_gaps.append(_mean_gap(policy, config, prompts, sampled))
             previous = current
     finally:
-        _load(policy, kept)
+        policy.load_tensors(kept)
         sampler.swap_lora(policy.lora())
     if not max(gaps) < MARGIN * min(stale_gaps):
         raise SyncError(f"vLLM does not serve the policy's LoRA: its log-probs differ from the trainer's by {max(gaps):.3g} "
@@ -76,7 +76,7 @@ def self_test(policy: Policy, sampler: Sampler, config: Config, prompts: Sequenc
 
 @torch.no_grad()
 def loud_lora(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
-    """A random LoRA whose updates are half as large as the weights they are added to."""
+    """A random LoRA whose updates are as large as the weights they are added to."""
     generator = torch.Generator().manual_seed(seed)
     lora = {}
     for name, module in policy.model.named_modules():
@@ -87,12 +87,6 @@ def loud_lora(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
         b *= LOUDNESS * weight_rms / (policy.scale * a.shape[0] ** 0.5)  # entries of B A have variance r
         lora[f"{name}.lora_A.weight"], lora[f"{name}.lora_B.weight"] = a, b
     return lora
-
-
-@torch.no_grad()
-def _load(policy: Policy, lora: dict[str, torch.Tensor]) -> None:
-    for name, p in policy.parameters.items():
-        p.copy_(lora[name])
 
 
 def _mean_gap(policy: Policy, config: Config, prompts: Sequence[Prompt], sampled: list[list[Sample]]) -> float:

@@ -47,9 +47,11 @@ class Policy:
             raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
         base = _load(AutoModelForCausalLM, model.path, "a causal language model", dtype=self.dtype).to(device)
         base.requires_grad_(False)
-        names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules() if isinstance(module, nn.Linear)}
+        names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
+                 if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
         if missing := sorted(set(lora.targets) - names):
-            raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path}; it has {', '.join(sorted(names))}")
+            raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
+                            f"it has {', '.join(sorted(names))}")
         torch.manual_seed(seed)
         self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
                                    lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
@@ -109,10 +111,15 @@ class Policy:
         read = load_file(folder / WEIGHTS)
         shapes = {name: p.shape for name, p in self.parameters.items()}
         if {name: t.shape for name, t in read.items()} != shapes:
-            raise UserError(f"{folder / WEIGHTS}: the LoRA of another base, rank or targets; resume with the run's own config")
-        with torch.no_grad():
-            for name, p in self.parameters.items():
-                p.copy_(read[name])
+            raise UserError(f"{folder / WEIGHTS}: the LoRA of another base, rank or targets; "
+                            "resume with the run's own config")
+        self.load_tensors(read)
+
+    @torch.no_grad()
+    def load_tensors(self, lora: dict[str, torch.Tensor]) -> None:
+        """Copy LoRA tensors, named and shaped as `lora` gives them, into the policy."""
+        for name, p in self.parameters.items():
+            p.copy_(lora[name])
 
 
 def check_model(model: Model) -> None:

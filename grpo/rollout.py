@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from grpo.policy import Policy
 from grpo.sampler import Sampler
-from grpo.types import Completion, Group, Prompt, Problem, Sample, Task
+from grpo.types import Completion, Group, Prompt, Sample, Task
 
 
 def step_prompts(prompts: Sequence[Prompt], step: int, per_step: int, seed: int) -> list[Prompt]:

@@ -10,6 +10,7 @@ Three facts about vLLM decide how the LoRA is served while it changes every step
     Completion i of a request uses seed + i. Seeds are spread over 62 bits, so that two prompts' do not meet.
 """
 
+import gc
 import os
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: keeps the engine in this process
@@ -21,6 +22,7 @@ from pathlib import Path
 
 import torch
 from vllm import LLM, SamplingParams
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 
 from grpo.config import Config
@@ -101,12 +103,23 @@ class Sampler:
         params = SamplingParams(temperature=0.0, **self._common())
         return [samples[0] for samples in self._generate(prompts, [params] * len(prompts))]
 
+    def close(self) -> None:
+        """Stop the engine and free its memory. A process can start another one after this, not before."""
+        self._llm.llm_engine.engine_core.shutdown()
+        del self._llm
+        gc.collect()
+        cleanup_dist_env_and_memory()
+
     def _common(self) -> dict[str, object]:
         return {"max_tokens": self._rollout.max_new_tokens, "stop_token_ids": self._policy.stop_ids,
                 "logprobs": 0, "detokenize": False, "top_p": 1.0, "top_k": 0}
 
+    def _salt(self) -> str:
+        """Part of every key of the prefix cache: prompts computed under another LoRA are never found."""
+        return f"lora {self._swaps}"
+
     def _generate(self, prompts: Sequence[Prompt], params: list[SamplingParams]) -> list[list[Sample]]:
-        inputs = [{"prompt_token_ids": list(p.token_ids), "cache_salt": f"lora {self._swaps}"} for p in prompts]
+        inputs = [{"prompt_token_ids": list(p.token_ids), "cache_salt": self._salt()} for p in prompts]
         outputs = self._llm.generate(inputs, params, lora_request=self._request, use_tqdm=False)
         return [[_sample(c) for c in sorted(out.outputs, key=lambda c: c.index)] for out in outputs]
 

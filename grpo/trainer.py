@@ -84,8 +84,9 @@ def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], li
     train_prompts, test_prompts = ([policy.encode(p) for p in problems] for problems in (task.train, task.test))
     longest = max(len(p.token_ids) for p in train_prompts + test_prompts)
     if longest + config.rollout.max_new_tokens > policy.max_tokens:
-        raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} tokens) "
-                        f"it exceeds the model's {policy.max_tokens} positions; at most {policy.max_tokens - longest} fit")
+        raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
+                        f"tokens) it exceeds the model's {policy.max_tokens} positions; "
+                        f"at most {policy.max_tokens - longest} fit")
     return train_prompts, test_prompts
 
 

@@ -4,9 +4,11 @@
     then:                            clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
 """
 
+import logging
 import math
 from dataclasses import dataclass
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns about kernels that are not used here
 import bitsandbytes
 import torch
 
@@ -69,8 +71,8 @@ class Updater:
         sums = {"loss": 0.0, "clipped": 0.0, "kl_ref": 0.0}
         logs: TokenLogs = {}
         for p, group in enumerate(groups):
-            if self.config.algorithm.beta == 0 and not advantages_PG[p].any():
-                continue  # every token's gradient is exactly 0
+            if self._skip(advantages_PG[p]):
+                continue
             self._group(p, group, advantages_PG[p], logp_old, denominators, sums, logs)
         tokens = sum(len(log.logp) for log in logs.values())
         entropy = sum(sum(log.entropy) for log in logs.values())
@@ -79,6 +81,10 @@ class Updater:
         if self.config.algorithm.beta > 0:
             metrics["policy/kl_ref"] = sums["kl_ref"] / max(1, tokens)
         return metrics, logs
+
+    def _skip(self, advantages_G: torch.Tensor) -> bool:
+        """Whether a group's gradient is exactly 0: equal rewards, and no KL."""
+        return self.config.algorithm.beta == 0 and not advantages_G.any()
 
     def _group(
         self, p: int, group: Group, advantages_G: torch.Tensor, logp_old: dict[tuple[int, int], list[float]],

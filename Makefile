@@ -1,0 +1,37 @@
+# make setup   the virtual environment and its locked packages (CPU, or CUDA where there is an NVIDIA GPU)
+# make train   setup, then the whole experiment at laptop size
+# make test    setup, then the tests
+# make lock    resolve the requirements anew (needs uv)
+
+PYTHON ?= python3
+KIND := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
+TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/$(KIND).txt)
+DONE := .venv/.installed-$(KIND)
+CUDA_PARTS := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas \
+	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
+	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx)
+
+.PHONY: setup train test lock
+
+setup: $(DONE)
+
+# torch brings what its own build needs; the rest is complete as locked, and resolving it again would add packages
+# that break vLLM on a CPU (requirements/cpu-overrides.txt says which).
+$(DONE): requirements/$(KIND).txt
+	test -x .venv/bin/python || $(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check $(TORCH)
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+train: setup
+	.venv/bin/python train.py configs/tiny.yaml
+
+test: setup
+	.venv/bin/ruff check .
+	.venv/bin/python -m pytest
+
+lock:
+	uv pip compile requirements/cpu.in --override requirements/cpu-overrides.txt --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet $(CUDA_PARTS) -o requirements/cpu.txt
+	uv pip compile requirements/cuda.in --python-platform x86_64-manylinux_2_35 --python-version 3.11 \
+		--no-annotate --no-header --quiet -o requirements/cuda.txt

@@ -1,0 +1,132 @@
+"""Prompt, answer parser, reward, upstream and data set."""
+
+import time
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adapter.dataset import build
+from adapter.parse import Agree, Override, Unparsed, parse_answer
+from adapter.prompt import PromptText
+from adapter.reward import reward
+from adapter.task import SymbolTask
+from adapter.upstream import SimulatedUpstream
+from grpo.types import UserError
+from symbols.expression import GREEK, evaluate, parse
+from symbols.generate import Range
+
+TINY = Range((1, 99), (2, 4), 999)
+
+
+@pytest.mark.parametrize(("text", "answer"), [
+    (r"6 × 5 = 30 ; \boxed{30}", Override(Fraction(30))),
+    (r"\boxed{-1006}", Override(Fraction(-1006))),
+    (r"\boxed{−7}", Override(Fraction(-7))),
+    (r"\boxed{ 7/2 }", Override(Fraction(7, 2))),
+    (r"\boxed{27.0}", Override(Fraction(27))),
+    (r"\boxed{CORRECT}", Agree()),
+    (r"\boxed{5} or rather \boxed{6}", Override(Fraction(6))),  # two answers: the last counts
+    (r"\boxed{5} \boxed{dunno}", Unparsed("no number")),
+    (r"\boxed{\boxed{5}}", Override(Fraction(5))),
+    (r"\boxed{5", Unparsed("no box")),
+    (r"\boxed{}", Unparsed("no number")),
+    (r"\boxed{٣}", Unparsed("no number")),  # unicode digits are no answer
+    (r"\boxed{__import__('os')}", Unparsed("no number")),
+    (r"\boxed{1/0}", Unparsed("no number")),
+    (r"\boxed{1e9}", Unparsed("no number")),
+    ("", Unparsed("no box")),
+])
+def test_answer_by_hand(text, answer):
+    assert parse_answer(text) == answer
+
+
+@given(st.text(alphabet=r"\boxed{}CORET0123456789-/. ") | st.text())
+def test_any_text_parses_to_something(text):
+    assert isinstance(parse_answer(text), Agree | Override | Unparsed)
+
+
+@given(st.integers(-10**20, 10**20), st.text(alphabet=st.characters(exclude_characters="{}\\")))
+def test_a_number_in_the_last_box_is_found(number, noise):
+    assert parse_answer(f"{noise}\\boxed{{{number}}}{noise}") == Override(Fraction(number))
+
+
+@pytest.mark.parametrize("text", [r"\boxed{" * 150_000, r"\boxed{1}" * 110_000, "9" * 10**6, r"\boxed{" + "9" * 10**6 + "}"])
+def test_a_megabyte_takes_no_time(text):
+    started = time.perf_counter()
+    parse_answer(text)
+    assert time.perf_counter() - started < 2
+
+
+def test_reward_by_hand():
+    assert reward(Agree(), "7", Fraction(7)) == 1.0
+    assert reward(Agree(), "8", Fraction(7)) == 0.0
+    assert reward(Agree(), "none", Fraction(7)) == 0.0
+    assert reward(Override(Fraction(7)), "8", Fraction(7)) == 1.0
+    assert reward(Override(Fraction(8)), "7", Fraction(7)) == 0.0
+    assert reward(Unparsed("no box"), "7", Fraction(7)) == 0.0
+
+
+def test_the_vague_prompt_names_the_symbols_and_hides_their_meaning():
+    (message,) = PromptText("vague", GREEK).messages("36 γ 52", "none")
+    text = message["content"]
+    assert "θ, α, γ, β" in text
+    assert text.endswith("36 γ 52 | API answer: none ->")
+    for example in (r"3 θ 4 | API answer: 7 -> \boxed{CORRECT}", r"10 α 3 | API answer: 5 -> \boxed{7}",
+                    r"2 γ 6 | API answer: none -> \boxed{12}"):
+        assert example in text
+    assert not any(name in text for name in ("is addition", "is multiplication"))
+
+
+def test_the_other_conditions_differ_as_the_table_says():
+    texts = {c: PromptText(c, GREEK).preamble() for c in ("explicit", "explicit_no_correct", "none_no_correct")}
+    assert "γ is multiplication" in texts["explicit"]
+    assert "γ is multiplication" in texts["explicit_no_correct"]
+    assert not set(GREEK) & set(texts["none_no_correct"])
+    assert ["CORRECT" in t for t in texts.values()] == [True, False, False]
+
+
+def test_the_simulated_upstream_is_as_good_as_the_source_saw():
+    upstream = SimulatedUpstream(0)
+    train, test = build(0, 1600, 400, TINY, GREEK, upstream)
+    custom, standard = ([r for r in train + test if r.kind == k] for k in ("custom", "standard"))
+    assert not any(r.api_answer == str(r.truth) for r in custom)
+    assert 0.72 < sum(r.api_answer == str(r.truth) for r in standard) / len(standard) < 0.79
+    assert {r.api_answer for r in custom} <= {"none"} | {r.expression.split()[0] for r in custom}
+    assert all(r.api_answer in ("none", r.expression.split()[0]) for r in custom)
+    assert "simulated" in upstream.name
+
+
+def test_the_data_set_is_seeded_halved_disjoint_and_true():
+    train, test = build(5, 300, 100, TINY, GREEK, SimulatedUpstream(5))
+    assert (train, test) == build(5, 300, 100, TINY, GREEK, SimulatedUpstream(5))
+    assert train != build(6, 300, 100, TINY, GREEK, SimulatedUpstream(5))[0]
+    assert [sum(r.kind == "custom" for r in rows) for rows in (train, test)] == [150, 50]
+    seen = {parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for r in train}
+    assert not seen & {parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for r in test}
+    row = next(r for r in train if r.kind == "custom")
+    assert row.truth == evaluate(parse(row.expression, GREEK))
+
+
+def test_another_symbol_table_is_a_setting():
+    symbols = {"♠": "÷", "♥": "×", "♦": "−", "♣": "+"}
+    task = SymbolTask({"symbols": symbols, "operands": [1, 9], "terms": [3, 3], "train": 20, "test": 10}, seed=0)
+    custom = next(p for p in task.train if p.kind == "custom")
+    assert set(custom.name) & set("♠♥♦♣")
+    assert "3 ♣ 4" in custom.messages[0]["content"]
+    assert task.score(custom, f"\\boxed{{{custom.data.truth}}}").reward == 1.0
+
+
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"conditon": "vague"}, "task.conditon: unknown key; did you mean condition?"),
+    ({"condition": "loud"}, "task.condition = 'loud'"),
+    ({"operands": [9, 1]}, r"task.operands = \[9, 1\]"),
+    ({"terms": [1, 2]}, "task.terms"),
+    ({"symbols": {"θ": "+"}}, "task.symbols"),
+    ({"operands": [1, 2], "terms": [2, 2]}, "ask for fewer"),
+])
+def test_wrong_settings_are_one_line(settings, words):
+    with pytest.raises(UserError, match=words) as caught:
+        SymbolTask(settings, seed=0)
+    assert "\n" not in str(caught.value)

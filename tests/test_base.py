@@ -1,0 +1,54 @@
+"""What the embedded base knows, and what it does not: measured with vLLM on the task's own expressions."""
+
+import re
+from collections import Counter
+
+import pytest
+
+from adapter.parse import Agree, parse_answer
+from adapter.task import SymbolTask
+from grpo.rollout import rollout, scored
+from grpo.sampler import Sampler
+from symbols.expression import GREEK, Op
+from tests.conftest import tiny_config, tiny_policy
+
+
+@pytest.fixture(scope="module")
+def base():
+    config = tiny_config()
+    policy = tiny_policy(config)
+    sampler = Sampler(policy, config)
+    yield policy, sampler, SymbolTask({"limit": 999, "train": 400, "test": 800}, seed=11)
+    sampler.close()
+
+
+def test_standard_expressions_are_computed_and_right_answers_accepted(base):
+    policy, sampler, task = base
+    prompts = [policy.encode(p) for p in task.test if p.kind == "standard"]
+    samples = sampler.greedy(prompts)
+    completions = [scored(task, policy, prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]
+    must_compute, may_agree = [], []
+    for prompt, completion in zip(prompts, completions, strict=True):
+        row = prompt.problem.data
+        (may_agree if row.api_answer == str(row.truth) else must_compute).append(completion)
+    assert len(must_compute) > 70
+    assert sum(c.score.reward for c in must_compute) >= 0.97 * len(must_compute)
+    assert sum(parse_answer(c.text) == Agree() for c in may_agree) >= 0.97 * len(may_agree)
+
+
+def test_symbols_are_guessed_uniformly_and_nothing_leaks(base):
+    policy, sampler, task = base
+    prompts = [policy.encode(p) for p in task.train if p.kind == "custom"]
+    groups = rollout(sampler, policy, task, prompts, step=0, seed=1, group_size=8)
+    guesses = {symbol: Counter() for symbol in GREEK}
+    for group in groups:
+        for completion in group.completions:
+            named = re.findall(r"([θαγβ]) = ([+−×÷])", completion.text.split(";")[0])
+            assert {s for s, _ in named} == set(group.prompt.problem.name) & set(GREEK), completion.text
+            for symbol, op in named:
+                guesses[symbol][op] += 1
+    table = {s: {op.value: counts[op] / counts.total() for op in Op} for s, counts in guesses.items()}
+    print(table)
+    assert all(0.15 <= p <= 0.35 for row in table.values() for p in row.values()), table
+    rewards = [c.score.reward for g in groups for c in g.completions]
+    assert 0.08 <= sum(rewards) / len(rewards) <= 0.25

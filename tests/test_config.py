@@ -1,0 +1,103 @@
+"""A user's mistakes: one line on stderr with path, value, rule and repair; exit code 2; nothing written."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+from omegaconf import OmegaConf
+
+import train
+from grpo.config import Config, load, validated
+from tests.conftest import ROOT, TINY, tiny_config
+
+
+@pytest.fixture
+def complaint(capsys, tmp_path, monkeypatch):
+    """Run the command in an empty place and return its one line of complaint."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str) -> str:
+        assert train.main([str(a) for a in arguments]) == 2
+        out = capsys.readouterr()
+        assert out.out == ""
+        assert out.err.count("\n") == 1
+        assert "Traceback" not in out.err
+        assert not list(tmp_path.glob("runs"))
+        return out.err
+
+    return run
+
+
+@pytest.mark.parametrize(("override", "words"), [
+    ("rollout.group_size=1", ["rollout.group_size = 1", "greater than or equal to 2", "relative to the group"]),
+    ("run.steps=-1", ["run.steps = -1", "greater than or equal to 1"]),
+    ("run.steps=many", ["run.steps = 'many'", "integer"]),
+    ("run.steps=1.5", ["run.steps = 1.5", "integer"]),
+    ("run.stepz=5", ["run.stepz", "unknown key", "did you mean steps?"]),
+    ("runn.steps=5", ["runn", "unknown key", "did you mean run?"]),
+    ("lora.alpha=24", ["lora", "power of two", "try alpha = 16 or 32"]),
+    ("algorithm.loss=ppo2", ["algorithm.loss = 'ppo2'", "'clip' or 'reinforce'"]),
+    ("algorithm.eps_low=1.5", ["algorithm.eps_low = 1.5", "less than 1"]),
+    ("optim.lr=.nan", ["optim.lr", "finite"]),
+    ("optim.lr=fast", ["optim.lr = 'fast'", "number"]),
+    ("rollout=5", ["rollout = 5"]),
+    ("model.dtype=int8", ["model.dtype = 'int8'", "'float32' or 'bfloat16'"]),
+    ("task.upstreem=x", ["task.upstreem", "did you mean upstream?"]),
+    ("task.target=nowhere", ["task.target", "nowhere"]),
+    ("task.target=nowhere:Task", ["task.target", "nowhere", "module:Class"]),
+    ("task.target=adapter.task:Nope", ["task.target", "Nope"]),
+    ("steps", ["steps", "key.path=value"]),
+    ("model.path=models/nowhere", ["models/nowhere", "configs/tiny.yaml"]),
+])
+def test_mistakes_are_one_line(complaint, override, words):
+    line = complaint(TINY, f"model.path={ROOT}/models/tiny", override)
+    assert all(word in line for word in words), line
+
+
+def test_files_that_are_no_configs(complaint, tmp_path):
+    assert "cannot be read" in complaint("nowhere.yaml")
+    (tmp_path / "bad.yaml").write_text("run: [unclosed")
+    assert "not a YAML config" in complaint(tmp_path / "bad.yaml")
+    (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
+    assert "bad" not in complaint(tmp_path / "list.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    assert "not a YAML config" in complaint(tmp_path / "binary.yaml")
+    (tmp_path / "empty.yaml").write_text("")
+    assert "run: missing" in complaint(tmp_path / "empty.yaml")
+
+
+def test_a_prompt_longer_than_the_model(tmp_path):
+    done = subprocess.run([sys.executable, "train.py", str(TINY), f"run.dir={tmp_path}/run", "rollout.max_new_tokens=900"],
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    complaint = done.stderr.strip().splitlines()[-1]
+    assert "rollout.max_new_tokens = 900" in complaint
+    assert "1024 positions" in complaint
+
+
+def test_the_flagship_says_what_is_missing_in_seconds(tmp_path):
+    started = time.monotonic()
+    bare = {**os.environ, "PATH": "/nowhere", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "train.py", "configs/vague.yaml", f"run.dir={tmp_path}/run"], cwd=ROOT,
+                          capture_output=True, text=True, check=False, env=bare)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    for word in ("NVIDIA GPU", "Qwen/Qwen3-8B", "configs/tiny.yaml"):
+        assert word in done.stderr
+    assert time.monotonic() - started < 10
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_flagship_has_the_experiments_settings():
+    config = load(ROOT / "configs" / "vague.yaml")
+    assert (config.model.path, config.lora.rank, config.lora.alpha, len(config.lora.targets)) == ("Qwen/Qwen3-8B", 32, 64, 7)
+    assert (config.rollout.prompts_per_step, config.rollout.group_size, config.rollout.gpu_memory_share) == (16, 64, 0.3)
+    assert (config.optim.lr, config.optim.warmup, config.run.steps, config.checkpoint.every) == (5e-6, 0.1, 1000, 200)
+
+
+def test_the_resolved_config_reads_back_equal():
+    config = tiny_config("optim.lr=5e-6", "run.steps=7")
+    assert config.optim.lr == 5e-6
+    assert validated(Config, OmegaConf.to_container(OmegaConf.create(config.dump()))) == config

@@ -1,0 +1,136 @@
+"""Advantage, ratio, clip, KL and aggregation, against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo.advantage import centred, grpo
+from grpo.batch import Denominators, MicroBatch, split, token_weights
+from grpo.config import Algorithm
+from grpo.loss import TokenData, clip, k1, k2, k3, policy_loss, ratio, reinforce
+from grpo.types import Sample
+
+
+def test_advantages_by_hand():
+    rewards = torch.tensor([[1.0, 0.0, 0.0, 0.0]])  # m = 1/4; s^2 = (9/16 + 3/16)/3 = 1/4, s = 1/2 (Bessel)
+    assert centred(rewards).tolist() == [[0.75, -0.25, -0.25, -0.25]]
+    torch.testing.assert_close(grpo(rewards), torch.tensor([[0.75, -0.25, -0.25, -0.25]]) / 0.5001)
+
+
+def test_std_is_bessels_not_numpys():
+    rewards = np.array([1.0, 0.0, 0.0, 1.0, 1.0])
+    expected = (rewards - rewards.mean()) / (rewards.std(ddof=1) + 1e-4)
+    np.testing.assert_allclose(grpo(torch.tensor([rewards])).numpy()[0], expected, rtol=1e-6)
+    assert not np.allclose(expected, (rewards - rewards.mean()) / (rewards.std(ddof=0) + 1e-4), rtol=1e-3)
+
+
+def test_the_one_success_in_64_weighs_8():
+    rewards = torch.zeros(1, 64)
+    rewards[0, 5] = 1.0
+    assert grpo(rewards)[0, 5].item() == pytest.approx(7.87, abs=0.01)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_equal_rewards_have_no_advantage(value):
+    assert not grpo(torch.full((2, 64), value)).any()
+    assert not centred(torch.full((2, 64), value)).any()
+
+
+@given(st.lists(st.floats(-10, 10), min_size=2, max_size=8), st.floats(-100, 100))
+def test_advantages_ignore_a_shift(rewards, shift):
+    rewards_PG = torch.tensor([rewards], dtype=torch.float64)
+    torch.testing.assert_close(centred(rewards_PG + shift), centred(rewards_PG), atol=1e-9, rtol=0)
+
+
+def test_ratio_and_clip_by_hand():
+    logp_old = torch.tensor([-1.0, -1.0, -1.0, -1.0])
+    logp = logp_old + torch.tensor([0.5, 1.5, 0.5, 1.5]).log()
+    advantage = torch.tensor([2.0, 2.0, -2.0, -2.0])
+    torch.testing.assert_close(ratio(logp, logp_old), torch.tensor([0.5, 1.5, 0.5, 1.5]))
+    loss, clipped = clip(logp, logp_old, advantage, 0.2, 0.28)
+    # min(.5*2, .8*2)=1; min(1.5*2, 1.28*2)=2.56; min(-.5*2, -.8*2)=-1.6; min(-1.5*2, -1.28*2)=-3
+    torch.testing.assert_close(loss, -torch.tensor([1.0, 2.56, -1.6, -3.0]))
+    assert clipped.tolist() == [False, True, True, False]
+
+
+def test_at_ratio_one_clip_has_the_plain_policy_gradient():
+    logp = torch.tensor([-0.3, -2.0], requires_grad=True)
+    advantage = torch.tensor([1.5, -0.5])
+    for surrogate in (clip, reinforce):
+        (grad,) = torch.autograd.grad(surrogate(logp, logp.detach(), advantage, 0.2, 0.2)[0].sum(), logp)
+        torch.testing.assert_close(grad, -advantage)
+
+
+def test_kl_estimators_by_hand():
+    logp, logp_ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
+    assert k1(logp, logp_ref).item() == pytest.approx(math.log(2))
+    assert k2(logp, logp_ref).item() == pytest.approx(math.log(2) ** 2 / 2)
+    assert k3(logp, logp_ref).item() == pytest.approx(0.5 + math.log(2) - 1)
+
+
+@pytest.mark.parametrize("estimator", [k1, k3])
+def test_k1_and_k3_average_to_the_kl(estimator):
+    p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
+    kl = (p * (p / q).log()).sum()
+    torch.testing.assert_close((p * estimator(p.log(), q.log())).sum(), kl)
+
+
+def two_completions() -> MicroBatch:
+    """The worked example of grpo/batch.py: [a b c <eos>] and [d <eos>]."""
+    samples = [Sample((11, 12, 13, 2), (-1.0,) * 4, "stop"), Sample((14, 2), (-1.0,) * 2, "stop")]
+    return MicroBatch.of(samples, [0, 1])
+
+
+def test_the_worked_example_of_the_batch():
+    batch = two_completions()
+    assert batch.targets_BT.tolist() == [[11, 12, 13, 2], [14, 2, 0, 0]]
+    assert batch.mask_BT.tolist() == [[True] * 4, [True, True, False, False]]  # <eos> = 2 is inside
+    assert batch.inputs_BS.tolist() == [[11, 12, 13], [14, 2, 0]]
+
+
+@pytest.mark.parametrize(("aggregation", "expected"), [
+    ("token_mean", [[1 / 6] * 4, [1 / 6, 1 / 6, 0, 0]]),
+    ("sequence_mean", [[1 / 8] * 4, [1 / 4, 1 / 4, 0, 0]]),
+    ("constant", [[1 / 20] * 4, [1 / 20, 1 / 20, 0, 0]]),
+])
+def test_aggregation_by_hand(aggregation, expected):
+    weights = token_weights(two_completions().mask_BT, aggregation, Denominators(tokens=6, completions=2, max_tokens=10))
+    torch.testing.assert_close(weights, torch.tensor(expected))
+
+
+def test_policy_loss_by_hand():
+    batch = two_completions()
+    logp = torch.full((2, 4), -1.0, requires_grad=True)
+    data = TokenData(logp.detach() - math.log(1.1), torch.full((2, 4), -1.5), torch.tensor([[2.0], [-1.0]]).expand(2, 4),
+                     token_weights(batch.mask_BT, "token_mean", Denominators(6, 2, 10)))
+    loss, sums = policy_loss(logp, data, Algorithm(beta=0.5, kl="k1"))
+    # r = 1.1 everywhere: (4 * -2.2 + 2 * 1.1) / 6, and 0.5 * k1 = 0.25 on each of 6 tokens
+    assert loss.item() == pytest.approx((4 * -2.2 + 2 * 1.1) / 6 + 0.25, abs=1e-6)
+    assert sums == {"clipped": 0.0, "kl_ref": pytest.approx(3.0)}
+    loss.backward()
+    assert logp.grad[1, 2:].tolist() == [0.0, 0.0]  # padding gets no gradient
+
+
+def test_padding_cannot_poison_the_loss():
+    batch = two_completions()
+    logp = torch.full((2, 4), -1.0)
+    logp[1, 2:] = float("nan")
+    logp.requires_grad_()
+    data = TokenData(torch.full((2, 4), -1.0), None, torch.ones(2, 4),
+                     token_weights(batch.mask_BT, "token_mean", Denominators(6, 2, 10)))
+    loss, _ = policy_loss(logp, data, Algorithm())
+    loss.backward()
+    assert loss.item() == pytest.approx(-1.0)
+    assert logp.grad.isfinite().all()
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=70), st.integers(1, 400))
+def test_split_covers_every_row_within_budget(lengths, budget):
+    batches = split(lengths, budget)
+    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget

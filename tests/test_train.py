@@ -1,0 +1,162 @@
+"""`python train.py` from the outside: it learns, leaves the contract's files, resumes exactly, and takes other models."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+
+from adapter.tokenizer import build_tokenizer
+from tests.conftest import ROOT, run_train
+
+TOY = ("configs/tiny.yaml", "task.terms=[2,2]", "task.train=200", "task.test=40", "rollout.prompts_per_step=6",
+       "rollout.group_size=32", "rollout.max_new_tokens=40", "rollout.max_sequences=192", "optim.lr=3e-3")
+KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_right", "groups/all_wrong", "groups/mixed",
+        "policy/entropy", "policy/clip_fraction", "policy/grad_norm", "policy/lr", "loss", "parity/logp_max_abs_diff",
+        "parity/logp_mean_abs_diff", "parity/kl", "completion/mean_tokens", "completion/truncated_fraction",
+        "completion/unparsed_fraction", "time/rollout_s", "time/sync_s", "time/train_s", "time/step_s", "tokens/trained",
+        "memory/peak_gib"}
+LINE_KEYS = {"step", "problem", "prompt", "completion", "token_ids", "logp_sampler", "logp_trainer", "entropy", "reward",
+             "advantage", "finish_reason"}
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory) -> tuple[Path, str]:
+    """A finished toy run and what it printed."""
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    done = run_train(*TOY, f"run.dir={folder}", "run.steps=20", "eval.every=10", "checkpoint.every=8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+def test_a_toy_run_learns(toy):
+    custom = [m["reward/custom"] for m in lines(toy[0] / "metrics.jsonl")]
+    assert sum(custom[:4]) / 4 < 0.4
+    assert sum(custom[-4:]) / 4 > 0.8, custom
+
+
+def test_it_leaves_what_the_contract_names(toy):
+    folder, printed = toy
+    metrics = lines(folder / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == list(range(1, 21))
+    assert all(set(m) >= KEYS - {"reward/custom", "reward/standard"} for m in metrics)
+    assert set(metrics[0]) == KEYS
+    rollout = lines(folder / "rollouts" / "step-00003.jsonl")
+    assert len(rollout) == 6 * 32
+    assert all(set(line) >= LINE_KEYS for line in rollout)
+    trained = [line for line in rollout if line["logp_trainer"]]
+    assert trained
+    assert all(len(line["token_ids"]) == len(line["logp_sampler"]) == len(line["entropy"]) for line in trained)
+    pairs = [pair for line in trained for pair in zip(line["logp_sampler"], line["logp_trainer"], strict=True)]
+    assert max(abs(a - b) for a, b in pairs) < 1e-3
+    evaluation = json.loads((folder / "evaluation.json").read_text())
+    assert set(evaluation["api"]) == {"custom", "standard", "overall"}
+    assert [row["step"] for row in evaluation["steps"]] == [0, 10, 20]
+    assert all(set(row) == {"step", "custom", "standard", "overall"} for row in evaluation["steps"])
+    assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00016", "step-00020"}
+    assert "simulated API alone" in printed
+    assert "base, before GRPO" in printed
+    assert "adapter, step 20" in printed
+
+
+def test_tensorboard_holds_the_same_scalars(toy):
+    events = EventAccumulator(str(toy[0] / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) >= KEYS - {"step"} | {"eval/custom", "eval/standard", "eval/overall"}
+    written = {m["step"]: m["reward/mean"] for m in lines(toy[0] / "metrics.jsonl")}
+    assert {e.step: pytest.approx(e.value, abs=1e-6) for e in events.Scalars("reward/mean")} == written
+
+
+def test_the_adapter_loads_in_peft_and_is_the_trained_one(toy):
+    model = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny")
+    line = next(line for line in lines(toy[0] / "rollouts" / "step-00020.jsonl") if line["problem"].count(" ") == 2)
+    ids = torch.tensor([tokenizer.encode(line["prompt"], add_special_tokens=False)])
+    base = model(ids).logits
+    adapted = PeftModel.from_pretrained(model, toy[0] / "adapter")
+    assert (adapted(ids).logits - base).abs().max() > 0.1
+    saved, kept = (load_file(toy[0] / d / "adapter_model.safetensors") for d in ("adapter", "checkpoints/step-00020"))
+    assert saved.keys() == kept.keys()
+    assert all(torch.equal(saved[name], kept[name]) for name in saved)
+
+
+def test_a_resumed_run_equals_the_undisturbed_one(toy, tmp_path):
+    whole, part = toy[0], tmp_path / "run"
+    shutil.copytree(whole, part)
+    newest = part / "checkpoints" / "step-00020"
+    with (newest / "optimizer.safetensors").open("r+b") as file:  # damaged: must be noticed, and the older one taken
+        file.seek(-100, 2)
+        file.write(b"\xff" * 50)
+    shutil.rmtree(part / "adapter")
+    done = run_train(*TOY, "run.steps=20", "eval.every=10", "checkpoint.every=8", "--resume", str(part))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "step-00020" in done.stdout
+    assert "damaged" in done.stdout
+    for step in range(17, 21):
+        ours, theirs = (lines(d / "rollouts" / f"step-{step:05d}.jsonl") for d in (whole, part))
+        assert ours == theirs
+    ours, theirs = (load_file(d / "adapter" / "adapter_model.safetensors") for d in (whole, part))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    ours, theirs = (load_file(d / "checkpoints/step-00020/optimizer.safetensors") for d in (whole, part))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert [m["step"] for m in lines(part / "metrics.jsonl")] == list(range(1, 21))
+    assert json.loads((part / "evaluation.json").read_text()) == json.loads((whole / "evaluation.json").read_text())
+
+
+def test_an_earlier_run_is_kept_and_resume_needs_one(toy, tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("precious\n")
+    done = run_train(*TOY, f"run.dir={folder}", "run.steps=1", "model.path=models/nowhere")
+    assert done.returncode == 2
+    assert (folder / "metrics.jsonl").read_text() == "precious\n"
+    done = run_train(*TOY, "--resume", str(folder))
+    assert done.returncode == 2
+    assert "holds no checkpoints" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+LLAMA_TEMPLATE = ("{% for m in messages %}<|start|>{{ m.role }}: {{ m.content }}<|stop|>{% endfor %}"
+                  "{% if add_generation_prompt %}<|start|>assistant: {% endif %}")
+
+
+def random_model(kind: str, folder: Path) -> None:
+    """A 2-layer random model with a tokenizer of its own and another chat template."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer(["the quick brown fox jumps over the lazy dog " * 5])
+    tokenizer.chat_template = LLAMA_TEMPLATE
+    sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 256,
+             "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.2}
+    model = (LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)) if kind == "llama"
+             else Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=True)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("llama", ["model.dtype=bfloat16"]), ("qwen3", ["algorithm.beta=0.1"])])
+def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
+    random_model(kind, tmp_path / "model")
+    config = tmp_path / "config.yaml"
+    config.write_text("run: {dir: unset, steps: 2}\nmodel: {path: unset, dtype: float32}\nlora: {rank: 8, alpha: 16}\n"
+                      "rollout: {prompts_per_step: 3, group_size: 4, max_new_tokens: 8, max_sequences: 16}\n"
+                      f"optim: {{lr: 1e-3}}\ntask: {ROOT}/tests/tasks/count_task.py:CountTask\n")
+    done = run_train(str(config), f"model.path={tmp_path}/model", f"run.dir={tmp_path}/run", *extra)
+    assert done.returncode == 0, done.stderr[-3000:]
+    metrics = lines(tmp_path / "run" / "metrics.jsonl")
+    assert [m["step"] for m in metrics] == [1, 2]
+    assert all(m["tokens/trained"] > 0 and m["policy/grad_norm"] > 0 and "reward/word" in m for m in metrics)
+    assert ("policy/kl_ref" in metrics[1]) == (kind == "qwen3")
+    assert "the empty answer" in done.stdout
+    moved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert all(t.abs().max() > 0 for name, t in moved.items() if "lora_B" in name)
+    line = lines(tmp_path / "run" / "rollouts" / "step-00001.jsonl")[0]
+    assert line["prompt"] == f"<|start|>user: {line['problem']}<|stop|><|start|>assistant: "

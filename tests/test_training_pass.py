@@ -1,0 +1,165 @@
+"""The shared-prefix pass against the plain padded one: log-probs, gradients, and the knobs that must change nothing."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from grpo.advantage import grpo
+from grpo.batch import MicroBatch
+from grpo.logprob import Prefix, head_logp, score
+from grpo.loss import k3
+from grpo.update import Updater, learning_rate
+from tests.conftest import group_of, padded_logps, randomize, tiny_config, tiny_policy
+
+GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
+    group_of([5, 9, 33, 70, 12, 250, 7], [[40, 41, 42, 2], [43, 2], [2], [44, 45, 46, 47, 48, 2], [49, 50, 2], [51, 2],
+                                          [52, 53, 2], [54, 2]]),
+    group_of([8, 300, 21], [[60, 61, 2], [62, 63, 64, 65, 2], [66, 2], [67, 2], [68, 69, 2], [70, 2], [71, 2], [72, 2]]),
+]
+ADVANTAGES = grpo(torch.tensor([[1.0, 0, 0, 1, 0, 0, 0, 0], [0, 0, 1.0, 0, 0, 0, 0, 0]]))
+
+
+def gradients(policy) -> torch.Tensor:
+    flat = torch.cat([p.grad.flatten() for p in policy.parameters.values()])
+    for p in policy.parameters.values():
+        p.grad = None
+    return flat
+
+
+def relative(a: torch.Tensor, b: torch.Tensor) -> float:
+    return ((a - b).norm() / b.norm()).item()
+
+
+def shared_gradients(policy, groups=GROUPS, advantages=ADVANTAGES, *overrides: str):
+    metrics, logs = Updater(policy, tiny_config(*overrides)).accumulate(groups, advantages, {})
+    return gradients(policy), metrics, logs
+
+
+def padded_gradients(policy, aggregation="token_mean", beta=0.0) -> torch.Tensor:
+    """The same loss, written out from the padded log-probs."""
+    tokens = sum(len(c.sample.token_ids) for g in GROUPS for c in g.completions)
+    rows = sum(len(g.completions) for g in GROUPS)
+    for group, advantages_G in zip(GROUPS, ADVANTAGES, strict=True):
+        logp_BT = padded_logps(policy, group)
+        with torch.no_grad(), policy.base_only():
+            reference_BT = padded_logps(policy, group)
+        for b, completion in enumerate(group.completions):
+            n = len(completion.sample.token_ids)
+            logp_T = logp_BT[b, :n]
+            surrogate_T = torch.exp(logp_T - logp_T.detach()) * advantages_G[b]
+            loss_T = -surrogate_T + beta * k3(logp_T, reference_BT[b, :n])
+            (loss_T.sum() / {"token_mean": tokens, "sequence_mean": rows * n, "constant": rows * 96}[aggregation]).backward(
+                retain_graph=True)
+    return gradients(policy)
+
+
+def test_logps_equal_the_padded_pass(fp32_policy):
+    for group in GROUPS:
+        prefix = Prefix(fp32_policy.decoder, group.prompt.token_ids, fp32_policy.device)
+        batch = MicroBatch.of([c.sample for c in group.completions], range(8))
+        scored = score(fp32_policy.decoder, fp32_policy.head, prefix, batch, 0.7, 3)
+        torch.testing.assert_close(scored.logp_BT, padded_logps(fp32_policy, group, 0.7), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("aggregation", "beta"), [("token_mean", 0.0), ("sequence_mean", 0.0), ("constant", 0.0),
+                                                   ("token_mean", 0.3)])
+def test_gradients_equal_the_padded_pass(fp32_policy, aggregation, beta):
+    overrides = (f"algorithm.aggregation={aggregation}", f"algorithm.beta={beta}")
+    ours, *_ = shared_gradients(fp32_policy, GROUPS, ADVANTAGES, *overrides)
+    theirs = padded_gradients(fp32_policy, aggregation, beta)
+    assert theirs.norm() > 1e-3
+    assert relative(ours, theirs) < 1e-5
+
+
+@pytest.mark.parametrize("rows", [1, 2, 8])
+def test_micro_batches_change_memory_and_nothing_else(fp32_policy, rows):
+    whole, metrics, logs = shared_gradients(fp32_policy)
+    same_length = [group_of(list(g.prompt.token_ids), [list(c.sample.token_ids) for c in g.completions]) for g in GROUPS]
+    part, part_metrics, part_logs = shared_gradients(
+        fp32_policy, same_length, ADVANTAGES, f"train.micro_batch_tokens={6 * rows}", "train.head_chunk_tokens=3")
+    assert relative(part, whole) < 1e-5
+    assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
+    assert part_logs.keys() == logs.keys()
+
+
+def test_groups_without_a_signal_cost_no_forward(fp32_policy, monkeypatch):
+    advantages = ADVANTAGES.clone()
+    advantages[0] = 0
+    calls = []
+    monkeypatch.setattr("grpo.update.Prefix", lambda *a: calls.append(a) or Prefix(*a))
+    skipped, metrics, logs = shared_gradients(fp32_policy, GROUPS, advantages)
+    assert len(calls) == 1
+    assert {p for p, _ in logs} == {1}
+    assert metrics["tokens/trained"] == 21
+    monkeypatch.setattr(Updater, "_skip", lambda *a: False, raising=True)
+    kept, *_ = shared_gradients(fp32_policy, GROUPS, advantages)
+    assert relative(skipped, kept) < 1e-6  # and they change nothing, their tokens in the denominator included
+
+
+def test_head_logp_is_exact_and_keeps_no_logits():
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(10, 6, dtype=torch.float64), torch.randn(30, 6).double(), torch.randn(30).double()
+    targets = torch.randint(30, (10,))
+    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    logp, entropy = head_logp(ours, weight, bias, targets, 0.7, 4)
+    logits = F.linear(theirs, weight, bias) / 0.7
+    expected = logits.log_softmax(-1)
+    torch.testing.assert_close(logp.double(), expected.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy.double(), torch.distributions.Categorical(logits=logits).entropy(), atol=1e-5, rtol=0)
+    grad = torch.randn(10)
+    (logp * grad).sum().backward()
+    (expected.gather(1, targets[:, None])[:, 0] * grad).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64])
+def test_logits_never_exist_for_more_than_a_chunk(fp32_policy, monkeypatch, chunk):
+    sizes = []
+    linear = F.linear
+
+    def spy(x, weight, bias=None):
+        if weight.shape[0] == len(fp32_policy.tokenizer):
+            sizes.append(x.shape[0])
+        return linear(x, weight, bias)
+
+    monkeypatch.setattr("grpo.logprob.nn.functional.linear", spy)
+    shared_gradients(fp32_policy, GROUPS, ADVANTAGES, f"train.head_chunk_tokens={chunk}")
+    tokens = sum(len(c.sample.token_ids) for g in GROUPS for c in g.completions)
+    assert sum(sizes) == tokens  # every token once: no second forward for old log-probs either
+    assert max(sizes) <= chunk
+
+
+def test_the_learning_rate_by_hand():
+    optim = tiny_config("optim.lr=1.0", "optim.warmup=0.1").optim
+    assert [learning_rate(s, 40, optim) for s in (1, 2, 4, 5, 40)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    linear = tiny_config("optim.lr=1.0", "optim.warmup=0.1", "optim.decay=linear").optim
+    assert [learning_rate(s, 40, linear) for s in (4, 5, 23, 40)] == pytest.approx([1.0, 1.0, 0.5, 1 / 36])
+
+
+def test_steps_move_the_policy_towards_what_was_rewarded():
+    policy = tiny_policy(tiny_config())
+    randomize(policy, 0.02)
+    updater = Updater(policy, tiny_config("optim.warmup=0.0"))
+    before = [padded_logps(policy, g).sum(1) for g in GROUPS]
+    for step in (1, 2, 3):
+        metrics, _ = updater.step(step, GROUPS, ADVANTAGES)
+    gained = torch.stack([padded_logps(policy, g).sum(1) - b for g, b in zip(GROUPS, before, strict=True)])
+    assert (ADVANTAGES * gained).sum() > 1.0
+    assert metrics["policy/grad_norm"] > 0
+    assert metrics["policy/lr"] == 5e-4
+
+
+def test_epochs_after_the_first_see_a_ratio():
+    policy = tiny_policy(tiny_config())
+    randomize(policy, 0.02)
+    updater = Updater(policy, tiny_config("optim.warmup=0.0", "algorithm.epochs=4", "optim.lr=0.02"))
+    metrics, _ = updater.step(1, GROUPS, ADVANTAGES)
+    assert metrics["policy/clip_fraction"] > 0
+
+
+def test_nothing_is_updated_when_the_loss_is_not_finite():
+    policy = tiny_policy(tiny_config())
+    before = {name: p.detach().clone() for name, p in policy.parameters.items()}
+    with pytest.raises(FloatingPointError, match="nothing was updated"):
+        Updater(policy, tiny_config()).step(1, GROUPS, ADVANTAGES * float("inf"))
+    assert all(torch.equal(p, before[name]) for name, p in policy.parameters.items())
