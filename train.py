@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 from grpo.config import Config, load
+from grpo.preflight import missing
 from grpo.types import Task, UserError
 
 
@@ -34,10 +35,12 @@ def main(argv: list[str]) -> int:
 
 def run(config: Config, resume: bool) -> None:
     """Train, and print the table. Light checks come first: PyTorch and vLLM take seconds to import."""
-    from grpo.preflight import check
-
-    check(config)
-    task = build_task(config)
+    settings = config.task.model_dump(exclude={"target"})
+    task_class = load_class(config.task.target)
+    lacking = missing(config) + (task_class.missing(settings) if hasattr(task_class, "missing") else [])
+    if lacking:
+        raise UserError(f"missing here: {'; '.join(lacking)}; on a machine without them use configs/tiny.yaml")
+    task: Task = task_class(settings, seed=config.run.seed)
     folder = Path(config.run.dir)
     if not resume:
         start_folder(folder)
@@ -49,10 +52,9 @@ def run(config: Config, resume: bool) -> None:
     print(train(config, task, resume))
 
 
-def build_task(config: Config) -> Task:
-    """The object that `task.target` names, made from the task's own settings and the run's seed."""
-    settings = config.task.model_dump()
-    place, name = settings.pop("target").rsplit(":", 1)
+def load_class(target: str) -> type[Task]:
+    """The class that `task.target` names. It is made from the task's own settings and the run's seed."""
+    place, name = target.rsplit(":", 1)
     try:
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
@@ -60,11 +62,9 @@ def build_task(config: Config) -> Task:
             spec.loader.exec_module(module)
         else:
             module = importlib.import_module(place)
-        cls = getattr(module, name)
+        return getattr(module, name)
     except (ModuleNotFoundError, FileNotFoundError, AttributeError) as error:
-        raise UserError(f"task.target = {config.task.target}: {error}; name a class, "
-                        "as module:Class or path/to/file.py:Class") from None
-    return cls(settings, seed=config.run.seed)
+        raise UserError(f"task.target = {target}: {error}; name a class, as module:Class or path/to/file.py:Class") from None
 
 
 def start_folder(folder: Path) -> None:

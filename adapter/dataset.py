@@ -3,21 +3,13 @@
 import random
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, Protocol
+from typing import Literal
 
+from adapter.upstream import Question, Upstream
 from symbols.expression import STANDARD, Expression, Notation, evaluate, render
 from symbols.generate import Range, draw_many
 
 Kind = Literal["custom", "standard"]
-
-
-class Upstream(Protocol):
-    """An API that answers expressions."""
-
-    name: str
-
-    def answer(self, expression: Expression, custom: bool) -> str:
-        """Its answer as text, or "none"."""
 
 
 @dataclass(frozen=True)
@@ -41,14 +33,12 @@ def build(
     rng = random.Random(f"dataset/{seed}")
     test_expressions = draw_many(rng, within, test, frozenset())
     train_expressions = draw_many(rng, within, train, frozenset(test_expressions))
+    questions = [_question(expression, i % 2 == 0, notation)
+                 for expressions in (train_expressions, test_expressions) for i, expression in enumerate(expressions)]
+    rows = [Row(q.text, "custom" if q.custom else "standard", evaluate(q.expression), answer)
+            for q, answer in zip(questions, upstream.answers(questions), strict=True)]
+    return rows[:train], rows[train:]
 
-    def rows(expressions: list[Expression]) -> list[Row]:
-        return [_row(e, "standard" if i % 2 else "custom", notation, upstream) for i, e in enumerate(expressions)]
 
-    return rows(train_expressions), rows(test_expressions)
-
-
-def _row(expression: Expression, kind: Kind, notation: Notation, upstream: Upstream) -> Row:
-    custom = kind == "custom"
-    return Row(render(expression, notation if custom else STANDARD), kind, evaluate(expression),
-               upstream.answer(expression, custom))
+def _question(expression: Expression, custom: bool, notation: Notation) -> Question:
+    return Question(render(expression, notation if custom else STANDARD), expression, custom)

@@ -24,7 +24,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from adapter import scratchpad
 from adapter.prompt import PromptText
 from adapter.tokenizer import build_tokenizer, chat_ids
-from adapter.upstream import SimulatedUpstream, near_miss
+from adapter.upstream import Question, SimulatedUpstream, near_miss
 from symbols.expression import GREEK, STANDARD, Notation, Op, evaluate, render
 from symbols.generate import Range, draw
 
@@ -87,7 +87,7 @@ def draw_sample(rng: random.Random, recipe: Recipe, upstream: SimulatedUpstream,
     notation = dict(zip(GREEK, rng.sample(list(Op), len(Op)), strict=True))
     expression = draw(rng, within)
     shown = render(expression, notation if custom else STANDARD)
-    api_answer, reading, read = upstream.answer(expression, custom), None, expression
+    (api_answer,), reading, read = upstream.answers([Question(shown, expression, custom)]), None, expression
     if not custom and rng.random() < NEAR_MISSES:
         api_answer = str(near_miss(rng, evaluate(expression)))
     if custom and condition.startswith("explicit"):

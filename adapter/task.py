@@ -1,6 +1,7 @@
 """The task GRPO is given: correct an API's answers to arithmetic in symbols it has never seen."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,7 +9,7 @@ from adapter.dataset import Row, build
 from adapter.parse import Unparsed, parse_answer
 from adapter.prompt import Condition, PromptText
 from adapter.reward import reward
-from adapter.upstream import SimulatedUpstream
+from adapter.upstream import ClaudeUpstream, SimulatedUpstream, Upstream
 from grpo.config import validated
 from grpo.types import Problem, Reference, Score, Table, UserError
 from symbols.expression import GREEK, Op
@@ -27,7 +28,10 @@ class Settings(BaseModel):
     limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")
     train: int = Field(1600, ge=1, description="expressions to train on")
     test: int = Field(400, ge=1, description="expressions to evaluate on, none of them trained on")
-    upstream: str = Field("simulated", pattern="^simulated$", description="the API in front of the adapter")
+    upstream: Literal["simulated", "anthropic"] = Field("simulated", description="the API in front of the adapter")
+    api_model: str = Field("claude-haiku-4-5", description="the API's model, where it is a real one")
+    api_answers: str = Field("data/answers.jsonl", description="where a real API's answers are kept, to ask only once")
+    api_concurrency: int = Field(16, ge=1, description="how many questions a real API is asked at once")
 
 
 class SymbolTask:
@@ -38,20 +42,30 @@ class SymbolTask:
         self.settings = validated(Settings, settings, "task.")
         notation = _notation(self.settings.symbols)
         within = _range(self.settings)
-        upstream = SimulatedUpstream(seed)
+        upstream = self._upstream(seed)
         self._text = PromptText(self.settings.condition, notation)
         try:
             train, test = build(seed, self.settings.train, self.settings.test, within, notation, upstream)
         except ValueError as error:
             raise UserError(f"task.train, task.test: {error}; ask for fewer, or widen task.operands") from None
         self.train, self.test = ([self._problem(row) for row in rows] for rows in (train, test))
-        self.references = {"api": Reference(f"{upstream.name} alone", _api_accuracy(test))}
+        self.references = {"api": Reference(f"{upstream.label} alone", _api_accuracy(test))}
+
+    @staticmethod
+    def missing(settings: dict[str, Any]) -> list[str]:
+        """What this machine lacks for the settings, in words: a key, for a real API."""
+        return ClaudeUpstream.missing() if validated(Settings, settings, "task.").upstream == "anthropic" else []
 
     def score(self, problem: Problem, text: str) -> Score:
         """1.0 if the chain's final answer is the truth."""
         row: Row = problem.data
         answer = parse_answer(text)
         return Score(reward(answer, row.api_answer, row.truth), isinstance(answer, Unparsed))
+
+    def _upstream(self, seed: int) -> Upstream:
+        s = self.settings
+        return (SimulatedUpstream(seed) if s.upstream == "simulated" else
+                ClaudeUpstream(s.api_model, Path(s.api_answers), s.api_concurrency))
 
     def _problem(self, row: Row) -> Problem:
         return Problem(row.expression, row.kind, tuple(self._text.messages(row.expression, row.api_answer)), row)

@@ -5,18 +5,16 @@ import shutil
 from pathlib import Path
 
 from grpo.config import Config
-from grpo.types import UserError
 
 
-def check(config: Config) -> None:
-    """Raises UserError, one line that names everything missing."""
+def missing(config: Config) -> list[str]:
+    """What this machine lacks for the config, in words."""
     missing = []
     if config.model.device == "cuda" and shutil.which("nvidia-smi") is None:
         missing.append("an NVIDIA GPU (model.device = cuda)")
     if not _model_is_here(config.model.path):
         missing.append(f"the model {config.model.path} (model.path: neither a directory nor in the Hugging Face cache)")
-    if missing:
-        raise UserError(f"missing here: {' and '.join(missing)}; on a machine without them use configs/tiny.yaml")
+    return missing
 
 
 def _model_is_here(path: str) -> bool:

@@ -68,6 +68,7 @@ def train(config: Config, task: Task, resume: bool) -> Evaluations:
         if step % config.checkpoint.every == 0 or step == config.run.steps:
             checkpoint.save(folder / "checkpoints", step, policy, updater, config.checkpoint.keep)
     policy.save(folder / "adapter")
+    sampler.close()
     log.close()
     return evaluations
 

@@ -95,7 +95,7 @@ def test_the_simulated_upstream_is_as_good_as_the_source_saw():
     assert 0.72 < sum(r.api_answer == str(r.truth) for r in standard) / len(standard) < 0.79
     assert {r.api_answer for r in custom} <= {"none"} | {r.expression.split()[0] for r in custom}
     assert all(r.api_answer in ("none", r.expression.split()[0]) for r in custom)
-    assert "simulated" in upstream.name
+    assert "simulated" in upstream.label
 
 
 def test_the_data_set_is_seeded_halved_disjoint_and_true():

@@ -79,12 +79,12 @@ def test_a_prompt_longer_than_the_model(tmp_path):
 
 def test_the_flagship_says_what_is_missing_in_seconds(tmp_path):
     started = time.monotonic()
-    bare = {**os.environ, "PATH": "/nowhere", "HF_HOME": str(tmp_path)}
+    bare = {**os.environ, "PATH": "/nowhere", "HF_HOME": str(tmp_path), "ANTHROPIC_API_KEY": ""}
     done = subprocess.run([sys.executable, "train.py", "configs/vague.yaml", f"run.dir={tmp_path}/run"], cwd=ROOT,
                           capture_output=True, text=True, check=False, env=bare)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
-    for word in ("NVIDIA GPU", "Qwen/Qwen3-8B", "configs/tiny.yaml"):
+    for word in ("NVIDIA GPU", "Qwen/Qwen3-8B", "ANTHROPIC_API_KEY", "configs/tiny.yaml"):
         assert word in done.stderr
     assert time.monotonic() - started < 10
     assert not (tmp_path / "run").exists()
