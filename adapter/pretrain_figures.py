@@ -5,17 +5,15 @@ import random
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
+from adapter.curriculum import CONDITIONS, Recipe, Sample, draw_sample
 from adapter.parse import Agree, parse_answer
-from adapter.pretrain import Recipe, Sample, draw_sample
 from adapter.tokenizer import chat_ids
 from adapter.upstream import SimulatedUpstream
-from symbols.expression import Notation, Op
-
-COUNT = 1000
+from symbols.expression import Op
 
 
 def measure(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
-    """The figures of the model card: shares of `COUNT` samples per condition; greedy unless said otherwise.
+    """The figures of the model card: shares of `recipe.figures` samples per condition; greedy unless said otherwise.
 
     standard_computed: right where the API was wrong.  standard_agreed: CORRECT where the API was right.
     as_taught: the completion equals, to the letter, the one it was taught (custom symbols: explicit prompts only).
@@ -24,11 +22,11 @@ def measure(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokeni
     rng = random.Random(f"{recipe.seed}/figures")
     upstream = SimulatedUpstream(rng.getrandbits(32))
     figures: dict[str, object] = {}
-    for condition in ("vague", "explicit", "explicit_no_correct", "none_no_correct"):
-        drawn = [draw_sample(rng, recipe, upstream, condition) for _ in range(COUNT)]
+    for condition in CONDITIONS:
+        drawn = [draw_sample(rng, recipe, upstream, condition) for _ in range(recipe.figures)]
         written = complete(model, tokenizer, drawn)
-        standard = [(s, text) for (s, _), text in zip(drawn, written, strict=True) if not s.custom]
-        custom = [(s, text) for (s, _), text in zip(drawn, written, strict=True) if s.custom]
+        standard = [(s, text) for s, text in zip(drawn, written, strict=True) if not s.custom]
+        custom = [(s, text) for s, text in zip(drawn, written, strict=True) if s.custom]
         agreed = [(s, t) for s, t in standard if isinstance(parse_answer(s.completion), Agree)]
         figures[condition] = {
             "standard_computed": _share(parse_answer(t) == parse_answer(s.completion)
@@ -36,17 +34,17 @@ def measure(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokeni
             **({"standard_agreed": _share(parse_answer(t) == Agree() for _, t in agreed)} if agreed else {}),
             "standard_as_taught": _share(t == s.completion for s, t in standard),
             "custom_as_taught": _share(t == s.completion for s, t in custom)}
-    figures["guess"] = guess_table(model, tokenizer, [d for d in drawn if d[0].custom])
+        if condition == "vague":
+            figures["guess"] = guess_table(model, tokenizer, [s for s, _ in custom])
     return figures
 
 
 @torch.no_grad()
-def complete(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
-             drawn: list[tuple[Sample, Notation]]) -> list[str]:
+def complete(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, samples: list[Sample]) -> list[str]:
     """Greedy completions, in order."""
     texts = []
-    for at in range(0, len(drawn), 250):
-        prompts = [chat_ids(tokenizer, s.messages(notation)) for s, notation in drawn[at : at + 250]]
+    for at in range(0, len(samples), 250):
+        prompts = [chat_ids(tokenizer, sample.messages()) for sample in samples[at : at + 250]]
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
         out = model.generate(**batch, max_new_tokens=128, do_sample=False)
         texts += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
@@ -54,16 +52,17 @@ def complete(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
 
 
 @torch.no_grad()
-def guess_table(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast,
-                drawn: list[tuple[Sample, Notation]]) -> dict[str, dict[str, float]]:
+def guess_table(
+    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, samples: list[Sample]
+) -> dict[str, dict[str, float]]:
     """P(operation | prompt, "symbol =") for the first symbol of each expression, averaged by symbol."""
     choices = [tokenizer.encode(f"γ = {op}", add_special_tokens=False)[-1] for op in Op]
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
-    for sample, notation in drawn:
-        symbol = next(c for c in sample.expression if c in notation)
+    for sample in samples:
+        symbol = next(c for c in sample.expression if c in sample.notation)
         start = tokenizer.encode(f"{symbol} =", add_special_tokens=False)
-        ids = torch.tensor([chat_ids(tokenizer, sample.messages(notation)) + start], device=model.device)
+        ids = torch.tensor([chat_ids(tokenizer, sample.messages()) + start], device=model.device)
         p = model(ids).logits[0, -1].float().softmax(-1)[choices].cpu()
         sums[symbol] = sums.get(symbol, torch.zeros(len(choices))) + p
         counts[symbol] = counts.get(symbol, 0) + 1
