@@ -18,6 +18,7 @@ setup: $(DONE)
 # torch brings what its own build needs; the rest is complete as locked, and resolving it again would add packages
 # that break vLLM on a CPU (requirements/cpu-overrides.txt says which).
 $(DONE): requirements/$(KIND).txt
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check $(TORCH)
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<

@@ -9,7 +9,7 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from grpo.config import Config, load
+from grpo.config import Config, load, validated
 from grpo.preflight import missing
 from grpo.types import Task, UserError
 
@@ -25,6 +25,8 @@ def main(argv: list[str]) -> int:
     try:
         if bad := [o for o in args.overrides if "=" not in o]:
             raise UserError(f"{bad[0]}: expected key.path=value, such as run.steps=10")
+        if args.resume and "=" in args.resume:
+            raise UserError(f"--resume {args.resume}: expected a directory; put overrides before --resume")
         overrides = args.overrides + ([f"run.dir={args.resume}"] if args.resume else [])
         run(load(args.config, overrides), resume=args.resume is not None)
     except UserError as error:
@@ -35,25 +37,21 @@ def main(argv: list[str]) -> int:
 
 def run(config: Config, resume: bool) -> None:
     """Train, and print the table. Light checks come first: PyTorch and vLLM take seconds to import."""
-    settings = config.task.model_dump(exclude={"target"})
     task_class = load_class(config.task.target)
+    settings = validated(task_class.Settings, config.task.model_dump(exclude={"target"}), "task.")
     lacking = missing(config) + (task_class.missing(settings) if hasattr(task_class, "missing") else [])
     if lacking:
         raise UserError(f"missing here: {'; '.join(lacking)}; on a machine without them use configs/tiny.yaml")
-    task: Task = task_class(settings, seed=config.run.seed)
-    folder = Path(config.run.dir)
-    if not resume:
-        start_folder(folder)
-    elif not (folder / "checkpoints").is_dir():
-        raise UserError(f"--resume: {folder} holds no checkpoints; run without --resume")
-    (folder / "config.yaml").write_text(config.dump())
+    if resume and not (Path(config.run.dir) / "checkpoints").is_dir():
+        raise UserError(f"--resume: {config.run.dir} holds no checkpoints; run without --resume")
+    task = task_class(settings, seed=config.run.seed)
     from grpo.trainer import train
 
     print(train(config, task, resume))
 
 
 def load_class(target: str) -> type[Task]:
-    """The class that `task.target` names. It is made from the task's own settings and the run's seed."""
+    """The class that `task.target` names."""
     place, name = target.rsplit(":", 1)
     try:
         if place.endswith(".py"):
@@ -63,22 +61,8 @@ def load_class(target: str) -> type[Task]:
         else:
             module = importlib.import_module(place)
         return getattr(module, name)
-    except (ModuleNotFoundError, FileNotFoundError, AttributeError) as error:
+    except (ImportError, FileNotFoundError, AttributeError, SyntaxError) as error:
         raise UserError(f"task.target = {target}: {error}; name a class, as module:Class or path/to/file.py:Class") from None
-
-
-def start_folder(folder: Path) -> None:
-    """Make the run directory; one that an earlier run filled is kept under another name."""
-    if folder.exists() and any(folder.iterdir()):
-        n = 1
-        while (kept := folder.with_name(f"{folder.name}.{n}")).exists():
-            n += 1
-        folder.rename(kept)
-        print(f"{folder} holds an earlier run: kept as {kept}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"run.dir = {folder}: cannot be made ({error.strerror}); choose another") from None
 
 
 if __name__ == "__main__":

@@ -1,16 +1,15 @@
 """The task GRPO is given: correct an API's answers to arithmetic in symbols it has never seen."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from adapter.dataset import Row, build
-from adapter.parse import Unparsed, parse_answer
+from adapter.parse import Agree, Unparsed, parse_answer
 from adapter.prompt import Condition, PromptText
 from adapter.reward import reward
 from adapter.upstream import ClaudeUpstream, SimulatedUpstream, Upstream
-from grpo.config import validated
 from grpo.types import Problem, Reference, Score, Table, UserError
 from symbols.expression import GREEK, Op
 from symbols.generate import Range
@@ -37,38 +36,40 @@ class Settings(BaseModel):
 class SymbolTask:
     """Task of grpo.types. Kinds: custom (symbols) and standard (ordinary operators)."""
 
-    def __init__(self, settings: dict[str, Any], seed: int):
-        """Draw the data set. Raises UserError for settings that cannot be met."""
-        self.settings = validated(Settings, settings, "task.")
-        notation = _notation(self.settings.symbols)
-        within = _range(self.settings)
-        upstream = self._upstream(seed)
-        self._text = PromptText(self.settings.condition, notation)
+    Settings = Settings
+
+    def __init__(self, settings: Settings, seed: int):
+        """Draw the data set and ask the API. Raises UserError for settings that cannot be met."""
+        notation, within, upstream = _notation(settings.symbols), _range(settings), _upstream(settings, seed)
+        self._text = PromptText(settings.condition, notation)
         try:
-            train, test = build(seed, self.settings.train, self.settings.test, within, notation, upstream)
+            train, test = build(seed, settings.train, settings.test, within, notation, upstream)
         except ValueError as error:
-            raise UserError(f"task.train, task.test: {error}; ask for fewer, or widen task.operands") from None
+            raise UserError(f"task.operands, task.terms, task.limit: {error}; widen them, or lower task.train") from None
         self.train, self.test = ([self._problem(row) for row in rows] for rows in (train, test))
         self.references = {"api": Reference(f"{upstream.label} alone", _api_accuracy(test))}
 
     @staticmethod
-    def missing(settings: dict[str, Any]) -> list[str]:
+    def missing(settings: Settings) -> list[str]:
         """What this machine lacks for the settings, in words: a key, for a real API."""
-        return ClaudeUpstream.missing() if validated(Settings, settings, "task.").upstream == "anthropic" else []
+        return ClaudeUpstream.missing() if settings.upstream == "anthropic" else []
 
     def score(self, problem: Problem, text: str) -> Score:
         """1.0 if the chain's final answer is the truth."""
         row: Row = problem.data
         answer = parse_answer(text)
+        if isinstance(answer, Agree) and not self._text.may_agree:
+            answer = Unparsed("no number")
         return Score(reward(answer, row.api_answer, row.truth), isinstance(answer, Unparsed))
-
-    def _upstream(self, seed: int) -> Upstream:
-        s = self.settings
-        return (SimulatedUpstream(seed) if s.upstream == "simulated" else
-                ClaudeUpstream(s.api_model, Path(s.api_answers), s.api_concurrency))
 
     def _problem(self, row: Row) -> Problem:
         return Problem(row.expression, row.kind, tuple(self._text.messages(row.expression, row.api_answer)), row)
+
+
+def _upstream(settings: Settings, seed: int) -> Upstream:
+    if settings.upstream == "simulated":
+        return SimulatedUpstream(seed)
+    return ClaudeUpstream(settings.api_model, Path(settings.api_answers), settings.api_concurrency)
 
 
 def _api_accuracy(rows: list[Row]) -> Table:

@@ -95,7 +95,7 @@ class ClaudeUpstream:
         requests = {self._key(request): request for request in map(self._request, questions)}
         stored = self._read()
         if unasked := [key for key in requests if key not in stored]:
-            self._store.parent.mkdir(parents=True, exist_ok=True)
+            self._make_store()
             asyncio.run(self._ask({key: requests[key] for key in unasked}))
             stored = self._read()
         return [self._plain(stored[self._key(self._request(question))]["text"]) for question in questions]
@@ -112,6 +112,14 @@ class ClaudeUpstream:
     def _plain(text: str) -> str:
         value = parse_number(text)
         return NONE if value is None else str(value)
+
+    def _make_store(self) -> None:
+        try:
+            self._store.parent.mkdir(parents=True, exist_ok=True)
+            self._store.touch()
+        except OSError as error:
+            raise UserError(f"task.api_answers = {self._store}: cannot be written ({error.strerror}); "
+                            "choose another file") from None
 
     def _read(self) -> dict[str, dict]:
         """The stored rows by key. A last line that a kill cut short is dropped, from the file too."""
@@ -149,12 +157,14 @@ class ClaudeUpstream:
                     file.flush()
                     bar.update()
 
+                fault = ""
                 try:
                     async with asyncio.TaskGroup() as group:
                         for key, request in requests.items():
                             group.create_task(ask(key, request))
-                except* anthropic.AnthropicError as errors:
+                except* anthropic.AnthropicError as errors:  # raising in here would wrap the error in another group
                     first = errors.exceptions[0]
                     fault = f"{type(first).__name__} {getattr(first, 'status_code', '')}".strip()
+                if fault:
                     raise UserError(f"{self._model}: {fault} after {bar.n} of {len(requests)} answers, which are kept in "
-                                    f"{self._store}; run again to ask for the rest") from None
+                                    f"{self._store}; run again to ask for the rest")

@@ -16,7 +16,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from grpo.policy import Policy
+from grpo.policy import WEIGHTS, Policy
+from grpo.rundir import check_resumable
 from grpo.types import UserError
 from grpo.update import Updater
 
@@ -59,8 +60,12 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
 
 
 def restore(checkpoint: Path, policy: Policy, updater: Updater) -> int:
-    """Load LoRA and optimizer, in place. Returns the step that was finished last."""
+    """Load LoRA and optimizer, in place. Returns the step that was finished last.
+
+    Raises UserError where the run's settings are not the checkpoint's.
+    """
     state = json.loads((checkpoint / STATE).read_text())
+    check_resumable(updater.config, state["config"])
     policy.load(checkpoint)
     tensors = load_file(checkpoint / OPTIMIZER, device=str(policy.device))
     for index, parameter in enumerate(policy.parameters.values()):
@@ -86,9 +91,13 @@ def _steps(folder: Path) -> list[Path]:
 
 def _fault(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
-    if not (checkpoint / MANIFEST).is_file():
-        return "it has no manifest.json"
-    for name, digest in json.loads((checkpoint / MANIFEST).read_text()).items():
+    try:
+        manifest = json.loads((checkpoint / MANIFEST).read_text())
+    except (OSError, ValueError):
+        return f"{MANIFEST} is missing or damaged"
+    if not isinstance(manifest, dict) or not {WEIGHTS, OPTIMIZER, STATE} <= manifest.keys():
+        return f"{MANIFEST} is incomplete"
+    for name, digest in manifest.items():
         if not (checkpoint / name).is_file():
             return f"{name} is missing"
         if _sha256(checkpoint / name) != digest:

@@ -7,7 +7,7 @@ the dotted path, the value, the rule, the repair.
 import difflib
 import math
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -24,19 +24,26 @@ class Section(BaseModel):
 
 
 class Run(Section):
+    """Where, how long, and from which seed."""
+
     dir: str = Field(min_length=1, description="the folder the run writes to")
     steps: int = Field(ge=1, description="how many GRPO steps the whole run has")
-    seed: int = Field(0, ge=0, description="decides data order and sampling")
+    seed: int = Field(0, ge=0, lt=2**32, description="decides data order and sampling")
 
 
 class Model(Section):
+    """The frozen base."""
+
     path: str = Field(min_length=1, description="a Hugging Face causal-LM directory or hub name")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
-    dtype: Literal["float32", "bfloat16"] = Field("bfloat16", description="of the base weights, here and in vLLM")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of the base weights, here and in vLLM; auto is bfloat16 on a GPU, float32 on a CPU")
 
 
 class Lora(Section):
-    rank: int = Field(32, ge=1, description="r: columns of A and rows of B")
+    """The trained part: W + (alpha / rank) B A (arXiv 2106.09685)."""
+
+    rank: int = Field(32, ge=1, le=512, description="r: rows of A and columns of B; 512 is vLLM's most")
     alpha: int = Field(64, ge=1, description="the update is (alpha / rank) B A")
     targets: list[str] = Field(
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1,
@@ -51,20 +58,24 @@ class Lora(Section):
 
 
 class Rollout(Section):
+    """What is sampled in a step."""
+
     prompts_per_step: int = Field(16, ge=1, description="P")
     group_size: int = Field(64, ge=2, description="G: advantages are relative to the group, so one is too few")
     max_new_tokens: int = Field(256, ge=1, description="a longer completion is truncated")
-    temperature: float = Field(1.0, gt=0, description="of the distribution that is sampled and trained")
+    temperature: float = Field(1.0, ge=0.01, description="of the distribution that is sampled and trained")
     max_sequences: int = Field(1024, ge=1, description="how many completions vLLM decodes at once")
     gpu_memory_share: float = Field(0.3, gt=0, lt=1, description="of the GPU, for vLLM's weights and KV cache")
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache where there is no GPU")
 
 
 class Algorithm(Section):
+    """Which equations: each name is a function in the file of its equation."""
+
     advantage: Literal["grpo", "centred"] = Field("grpo", description="a function of grpo/advantage.py")
     loss: Literal["clip", "reinforce"] = Field("clip", description="a function of grpo/loss.py")
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field(
-        "token_mean", description="how token losses become one number, grpo/loss.py")
+        "token_mean", description="how token losses become one number, grpo/batch.py")
     eps_low: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped below at 1 - eps_low")
     eps_high: float = Field(0.2, gt=0, description="and above at 1 + eps_high")
     beta: float = Field(0.0, ge=0, description="weight of the KL to the base model")
@@ -72,12 +83,17 @@ class Algorithm(Section):
     epochs: int = Field(1, ge=1, description="optimizer steps on each batch of rollouts")
 
 
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optim(Section):
+    """AdamW with 8-bit moments."""
+
     lr: float = Field(5e-6, gt=0, description="peak learning rate")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps over which lr rises linearly")
     decay: Literal["constant", "linear"] = Field("constant", description="lr after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW's")
+    betas: tuple[Decay, Decay] = Field((0.9, 0.999), description="AdamW's")
     max_grad_norm: float = Field(1.0, gt=0, description="gradients are scaled down to this norm")
 
     @field_validator("betas", mode="before")
@@ -87,15 +103,21 @@ class Optim(Section):
 
 
 class Train(Section):
-    micro_batch_tokens: int = Field(8192, ge=1, description="completion tokens in a forward pass; memory only")
+    """Memory against speed; neither changes the result beyond rounding."""
+
+    micro_batch_tokens: int = Field(2048, ge=1, description="completion tokens in a forward pass; memory only")
     head_chunk_tokens: int = Field(2048, ge=1, description="tokens whose logits exist at once; memory only")
 
 
 class Eval(Section):
+    """Greedy accuracy on the test problems, at step 0 and at the end too."""
+
     every: int = Field(50, ge=1, description="steps between evaluations on the test problems")
 
 
 class Checkpoint(Section):
+    """When state is saved; always at the end."""
+
     every: int = Field(200, ge=1, description="steps between checkpoints")
     keep: int = Field(2, ge=1, description="how many of the newest stay")
 
@@ -113,6 +135,8 @@ class TaskRef(BaseModel):
 
 
 class Config(Section):
+    """The whole tree."""
+
     run: Run
     model: Model
     lora: Lora = Lora()

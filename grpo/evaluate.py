@@ -46,5 +46,7 @@ class Evaluations:
         kinds = [kind for kind in self.steps[0] if kind != "step"]
         width = max(len(label) for label, _ in rows)
         lines = [" " * width + "".join(f"{kind:>12}" for kind in kinds)]
-        lines += [f"{label:<{width}}" + "".join(f"{100 * table[kind]:>10.1f} %" for kind in kinds) for label, table in rows]
+        for label, table in rows:
+            cells = (f"{100 * table[kind]:.1f} %" if kind in table else "-" for kind in kinds)
+            lines.append(f"{label:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
         return "\n".join(lines)

@@ -8,7 +8,7 @@ L + G C tokens, and the gradient is exact:
     3. `Prefix.backward` sends the leaves' gradients through the prompt's graph, once.
 
 The logits of a step would be its largest tensor (N x V). `head_logp` makes them a chunk at a time and keeps none.
-What is left out: models that change the logits after lm_head (soft caps, scales). The parity check stops them.
+What is left out: models that change the logits after lm_head (soft caps, scales); grpo/parity.py stops them.
 """
 
 from dataclasses import dataclass
@@ -98,22 +98,25 @@ class _HeadLogp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, hidden_NH, weight_VH, bias_V, targets_N, temperature, chunk):
+        """Per chunk of C tokens: logits_CV, their softmax, and what is kept of it."""
         logp_N = torch.empty(len(targets_N), device=hidden_NH.device)
         entropy_N, slope_NH = torch.empty_like(logp_N), torch.empty_like(hidden_NH)
         for at in range(0, len(targets_N), chunk):
-            part, here = slice(at, at + chunk), targets_N[at : at + chunk, None]
-            logits = nn.functional.linear(hidden_NH[part], weight_VH, bias_V).float() / temperature
-            logp = logits.log_softmax(-1)
-            p = logp.exp()
-            logp_N[part] = logp.gather(1, here).squeeze(1)
-            entropy_N[part] = -(p * logp).sum(-1)
-            direction = (-p).scatter_add_(1, here, torch.ones_like(here, dtype=p.dtype))
-            slope_NH[part] = direction.to(weight_VH.dtype) @ weight_VH / temperature
+            part, target_C1 = slice(at, at + chunk), targets_N[at : at + chunk, None]
+            logits_CV = nn.functional.linear(hidden_NH[part], weight_VH, bias_V).float() / temperature
+            logp_CV = logits_CV.log_softmax(-1)
+            p_CV = logp_CV.exp()
+            logp_N[part] = logp_CV.gather(1, target_C1).squeeze(1)
+            entropy_N[part] = -(p_CV * logp_CV).sum(-1)
+            if ctx.needs_input_grad[0]:
+                direction_CV = (-p_CV).scatter_add_(1, target_C1, torch.ones_like(logp_CV[:, :1]))
+                slope_NH[part] = direction_CV.to(weight_VH.dtype) @ weight_VH / temperature
         ctx.save_for_backward(slope_NH)
         ctx.mark_non_differentiable(entropy_N)
         return logp_N, entropy_N
 
     @staticmethod
     def backward(ctx, grad_logp_N, _grad_entropy_N):
+        """Each token's slope, scaled by its gradient."""
         (slope_NH,) = ctx.saved_tensors
         return (grad_logp_N[:, None] * slope_NH.float()).to(slope_NH.dtype), None, None, None, None, None

@@ -1,6 +1,6 @@
 """What a run writes as it goes: metrics.jsonl, TensorBoard, a line per completion, and a progress bar.
 
-docs: every key is in README's glossary. The same scalars go to metrics.jsonl and to TensorBoard.
+README's glossary says what each key is. What there was nothing to average for is null, and absent from TensorBoard.
 """
 
 import json
@@ -45,9 +45,9 @@ def parity(groups: list[Group], logs: TokenLogs) -> Metrics:
                           for pair in zip(log.logp, groups[p].completions[row].sample.logp, strict=True))
 
 
-def peak_memory_gib() -> float:
-    """The GPU's peak of this process, or without a GPU its largest resident size."""
-    if torch.cuda.is_available():
+def peak_memory_gib(device: torch.device) -> float:
+    """The peak of this process: memory PyTorch reserved on a GPU, or the largest resident size on a CPU."""
+    if device.type == "cuda":
         return torch.cuda.max_memory_reserved() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
@@ -69,7 +69,8 @@ class RunLog:
         with self._metrics.open("a") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
-            self._writer.add_scalar(name, value, step)
+            if value is not None:
+                self._writer.add_scalar(name, value, step)
         self._bar.set_postfix({name.removeprefix("reward/"): f"{value:.2f}"
                                for name, value in metrics.items() if name.startswith("reward/")}, refresh=False)
         self._bar.update()
@@ -99,6 +100,10 @@ class RunLog:
                         "advantage": round(advantages_PG[p, row].item(), 6),
                         "finish_reason": sample.finish_reason}, ensure_ascii=False) + "\n")
 
+    def flush(self) -> None:
+        """Write out what is buffered: a checkpoint must not be ahead of the curves."""
+        self._writer.flush()
+
     def close(self) -> None:
         """Flush everything to disk."""
         self._writer.close()
@@ -107,9 +112,11 @@ class RunLog:
     def _keep_until(self, step: int) -> None:
         if step == 0:
             shutil.rmtree(self._folder / "tensorboard", ignore_errors=True)
-        lines = self._metrics.read_text().splitlines() if self._metrics.exists() else []
-        kept = [line for line in lines if json.loads(line)["step"] <= step]
-        self._metrics.write_text("".join(line + "\n" for line in kept))
+        text = self._metrics.read_text() if self._metrics.exists() else ""
+        whole = text[: text.rfind("\n") + 1].splitlines()  # a kill can cut the last line short
+        part = self._metrics.with_suffix(".part")
+        part.write_text("".join(line + "\n" for line in whole if json.loads(line)["step"] <= step))
+        part.replace(self._metrics)
         for file in self._rollouts.glob("step-*.jsonl"):
             if int(file.stem.removeprefix("step-")) > step:
                 file.unlink()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grpo.config import Lora, Model
 from grpo.types import Problem, Prompt, UserError
@@ -39,9 +40,11 @@ class Policy:
     def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int):
         """Load the base from `model.path` and start a LoRA with A random and B = 0: a policy equal to the base.
 
+        The base is a copy of its own beside vLLM's, on a GPU too.
         Raises UserError where the directory holds no causal LM, or has no layer of the target names.
         """
-        self.device, self.dtype, self.path = device, getattr(torch, model.dtype), model.path
+        dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
+        self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
         self.tokenizer = _load(AutoTokenizer, model.path, "a tokenizer")
         if self.tokenizer.chat_template is None:
             raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
@@ -122,15 +125,10 @@ class Policy:
             p.copy_(lora[name])
 
 
-def check_model(model: Model) -> None:
-    """Before anything heavy: raises UserError where `model.path` names nothing that can be loaded."""
-    _load(AutoConfig, model.path, "a model config")
-
-
 def _load(cls: type, path: str, what: str, **kwargs: object):
     try:
         return cls.from_pretrained(path, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.path = {path}: no {what.split(' ', 1)[1]} there ({first}); "
                         "give a Hugging Face model directory, such as models/tiny") from None

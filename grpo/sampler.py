@@ -24,10 +24,11 @@ import torch
 from vllm import LLM, SamplingParams
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 
 from grpo.config import Config
 from grpo.policy import Policy
-from grpo.types import Prompt, Sample
+from grpo.types import Prompt, Sample, UserError
 
 
 class SyncError(RuntimeError):
@@ -37,8 +38,14 @@ class SyncError(RuntimeError):
 class Sampler:
     """One engine, one LoRA slot."""
 
-    def __init__(self, policy: Policy, config: Config):
-        """Start vLLM on the policy's base and register the policy's LoRA."""
+    def __init__(self, policy: Policy, config: Config, context: int):
+        """Start vLLM on the policy's base, for prompts with completions of up to `context` tokens, and register its LoRA.
+
+        Raises UserError where the installed vLLM is not for the policy's device.
+        """
+        if current_platform.device_type != policy.device.type:
+            raise UserError(f"model.device: the policy is on the {policy.device.type}, and the installed vLLM is for "
+                            f"{current_platform.device_type or 'no device found here'}; run `make setup` on this machine")
         rollout = config.rollout
         self._policy, self._rollout = policy, rollout
         on_gpu = policy.device.type == "cuda"
@@ -46,7 +53,8 @@ class Sampler:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(rollout.cpu_kv_cache_gib))
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
         self._llm = LLM(
-            model=policy.path, skip_tokenizer_init=True, dtype=config.model.dtype, seed=config.run.seed,
+            model=policy.path, skip_tokenizer_init=True, dtype=str(policy.dtype).removeprefix("torch."),
+            max_model_len=context, seed=config.run.seed,
             enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
             logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
             **({"gpu_memory_utilization": rollout.gpu_memory_share,

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from grpo import checkpoint
+from grpo import checkpoint, rundir
 from grpo.advantage import ADVANTAGES
 from grpo.config import Config
 from grpo.evaluate import Evaluations, evaluate
 from grpo.metrics import RunLog, parity, peak_memory_gib, rollout_metrics
-from grpo.parity import self_test
+from grpo.parity import check_parity, self_test
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
@@ -30,12 +30,13 @@ def train(config: Config, task: Task, resume: bool) -> Evaluations:
     folder, device = Path(config.run.dir), pick_device(config)
     found = checkpoint.newest(folder / "checkpoints") if resume else None
     policy = Policy(config.model, config.lora, device, config.run.seed)
-    train_prompts, test_prompts = encode(policy, task, config)
+    train_prompts, test_prompts, context = encode(policy, task, config)
     updater = Updater(policy, config)
     start = checkpoint.restore(found[0], policy, updater) if found else 0
-    sampler = Sampler(policy, config)
+    sampler = Sampler(policy, config, context)
+    kept = None if found else rundir.begin(config)
     log = RunLog(folder, start, config.run.steps)
-    for line in found[1] if found else []:
+    for line in (found[1] if found else [f"the earlier run in {folder} is now {kept}"] if kept else []):
         log.say(line)
     check = self_test(policy, sampler, config, train_prompts[:2])
     log.say(f"self-test: vLLM serves the LoRA it is given (log-probs within {check['gap']:.2g} of the trainer's; "
@@ -60,12 +61,15 @@ def train(config: Config, task: Task, resume: bool) -> Evaluations:
         times.append(time.perf_counter())
         sampler.swap_lora(policy.lora())
         times.append(time.perf_counter())
+        agreement = parity(groups, token_logs)
         log.completions(step, groups, advantages_PG, token_logs)
-        log.step(step, {**rollout_metrics(groups), **learned, **parity(groups, token_logs), **timed(times),
-                        "memory/peak_gib": peak_memory_gib()})
+        log.step(step, {**rollout_metrics(groups), **learned, **agreement, **timed(times),
+                        "memory/peak_gib": peak_memory_gib(device)})
+        check_parity(agreement["parity/logp_mean_abs_diff"], policy.dtype)
         if step % config.eval.every == 0 or step == config.run.steps:
             measure(step)
         if step % config.checkpoint.every == 0 or step == config.run.steps:
+            log.flush()
             checkpoint.save(folder / "checkpoints", step, policy, updater, config.checkpoint.keep)
     policy.save(folder / "adapter")
     sampler.close()
@@ -80,15 +84,18 @@ def timed(times: list[float]) -> dict[str, float]:
             "time/sync_s": swapped - updated, "time/step_s": time.perf_counter() - start}
 
 
-def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt]]:
-    """The task's problems as token ids. Raises UserError where a prompt and its completion do not fit the model."""
+def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:
+    """The task's train and test problems as token ids, and the most tokens of a prompt with its completion.
+
+    Raises UserError where those do not fit the model.
+    """
     train_prompts, test_prompts = ([policy.encode(p) for p in problems] for problems in (task.train, task.test))
     longest = max(len(p.token_ids) for p in train_prompts + test_prompts)
     if longest + config.rollout.max_new_tokens > policy.max_tokens:
         raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
                         f"tokens) it exceeds the model's {policy.max_tokens} positions; "
                         f"at most {policy.max_tokens - longest} fit")
-    return train_prompts, test_prompts
+    return train_prompts, test_prompts, longest + config.rollout.max_new_tokens
 
 
 def pick_device(config: Config) -> torch.device:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-Metrics = dict[str, float]
+Metrics = dict[str, float | None]  # None: there was nothing to average
 
 
 class UserError(Exception):
@@ -49,8 +49,14 @@ class Reference:
 
 
 class Task(Protocol):
-    """What GRPO needs to know of a task: what to ask, and how good an answer is."""
+    """What GRPO needs to know of a task: what to ask, and how good an answer is.
 
+    A config names a class. It is made as `Class(settings, seed)`, `settings` being an instance of its pydantic model
+    `Class.Settings`, filled from the config's other keys under `task`. A class may have a static method
+    `missing(settings) -> list[str]` that says, in words, what this machine lacks for it.
+    """
+
+    Settings: type
     train: Sequence[Problem]
     test: Sequence[Problem]
     references: dict[str, Reference]  # by the name it has in evaluation.json: {"api": ...}

@@ -1,4 +1,4 @@
-"""One optimizer step from a step's groups: the only file that changes parameters.
+"""One optimizer step from a step's groups: the only file that trains.
 
     for every group with a signal:   prompt once -> micro-batches of completions -> loss, backward -> prompt's backward
     then:                            clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
@@ -49,15 +49,16 @@ class Updater:
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
 
     def step(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
-        """Train on a batch of groups, `algorithm.epochs` times. Metrics are the last epoch's.
+        """Train on a batch of groups, `algorithm.epochs` times.
 
-        Raises FloatingPointError before touching the parameters where loss or gradient is not finite.
+        Metrics are the last epoch's; token logs the first's, when the policy is still the one that sampled. Raises
+        FloatingPointError where loss or gradient is not finite, and leaves the parameters as they were before that update.
         """
-        logp_old: dict[tuple[int, int], list[float]] = {}
-        for _ in range(self.config.algorithm.epochs):
-            metrics, logs = self.accumulate(groups, advantages_PG, logp_old)
-            logp_old = logp_old or {key: log.logp for key, log in logs.items()}
-            lr = learning_rate(step, self.config.run.steps, self.config.optim)
+        lr = learning_rate(step, self.config.run.steps, self.config.optim)
+        metrics, logs = self.accumulate(groups, advantages_PG, {})
+        metrics |= self._apply(lr, metrics["loss"])
+        for _ in range(1, self.config.algorithm.epochs):
+            metrics, _ = self.accumulate(groups, advantages_PG, {key: log.logp for key, log in logs.items()})
             metrics |= self._apply(lr, metrics["loss"])
         return metrics, logs
 
@@ -75,11 +76,12 @@ class Updater:
                 continue
             self._group(p, group, advantages_PG[p], logp_old, denominators, sums, logs)
         tokens = sum(len(log.logp) for log in logs.values())
-        entropy = sum(sum(log.entropy) for log in logs.values())
-        metrics = {"loss": sums["loss"], "policy/entropy": entropy / max(1, tokens),
-                   "policy/clip_fraction": sums["clipped"] / max(1, tokens), "tokens/trained": float(tokens)}
+        sums["entropy"] = sum(sum(log.entropy) for log in logs.values())
+        means = {name: sums[name] / tokens if tokens else None for name in ("entropy", "clipped", "kl_ref")}
+        metrics = {"loss": sums["loss"], "policy/entropy": means["entropy"], "policy/clip_fraction": means["clipped"],
+                   "tokens/trained": float(tokens)}
         if self.config.algorithm.beta > 0:
-            metrics["policy/kl_ref"] = sums["kl_ref"] / max(1, tokens)
+            metrics["policy/kl_ref"] = means["kl_ref"]
         return metrics, logs
 
     def _skip(self, advantages_G: torch.Tensor) -> bool:
@@ -130,14 +132,13 @@ class Updater:
 
     def _apply(self, lr: float, loss: float) -> Metrics:
         parameters = [p for p in self.policy.parameters.values() if p.grad is not None]
-        norm = 0.0
-        if parameters:
-            norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm))
+        if not parameters:  # no group had a signal
+            return {"policy/grad_norm": None, "policy/lr": lr}
+        norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm))
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise FloatingPointError(f"loss {loss}, gradient norm {norm}: nothing was updated")
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr
-        if parameters:
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
         return {"policy/grad_norm": norm, "policy/lr": lr}

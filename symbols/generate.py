@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from symbols.expression import BINDS_TIGHTER, Expression, Op, steps
 
+_TRIES = 2000  # failed draws in a row after which a range is taken to hold nothing more
+
 
 @dataclass(frozen=True)
 class Range:
@@ -26,18 +28,23 @@ class Range:
 
 
 def draw(rng: random.Random, within: Range) -> Expression:
-    """One expression: the number of terms uniform, each operator uniform, then operands that fit."""
+    """One expression: the number of terms uniform, each operator uniform, then operands that fit.
+
+    Raises ValueError where the range holds none for the operators drawn: 10 ÷ 10 ÷ 10 leaves no integer.
+    """
     ops = tuple(rng.choice(list(Op)) for _ in range(rng.randint(*within.terms) - 1))
-    while True:
-        expression = Expression(_fitting_operands(rng, ops, within), ops)
+    for _ in range(_TRIES):
+        expression = Expression(_likely_operands(rng, ops, within), ops)
         if steps(expression, within.limit)[-1].value is not None:
             return expression
+    raise ValueError(f"no operands from {within.operands[0]} to {within.operands[1]} were found for the operators "
+                     f"{' '.join(ops)} with steps within ±{within.limit}")
 
 
 def draw_many(rng: random.Random, within: Range, count: int, avoid: frozenset[Expression]) -> list[Expression]:
     """`count` different expressions, none of them in `avoid`.
 
-    Raises ValueError where the range does not hold that many: 10,000 draws in a row gave nothing new.
+    Raises ValueError where the range does not hold that many.
     """
     drawn: dict[Expression, None] = {}
     misses = 0
@@ -46,13 +53,13 @@ def draw_many(rng: random.Random, within: Range, count: int, avoid: frozenset[Ex
         misses = misses + 1 if expression in drawn or expression in avoid else 0
         if misses == 0:
             drawn[expression] = None
-        elif misses > 10_000:
-            raise ValueError(f"{within} holds too few expressions: found {len(drawn)} of {count} new ones")
+        elif misses > _TRIES:
+            raise ValueError(f"the range holds too few expressions: found {len(drawn)} of {count} new ones")
     return list(drawn)
 
 
-def _fitting_operands(rng: random.Random, ops: tuple[Op, ...], within: Range) -> tuple[int, ...]:
-    """Operands for which every ÷ is exact and products mostly stay below the limit.
+def _likely_operands(rng: random.Random, ops: tuple[Op, ...], within: Range) -> tuple[int, ...]:
+    """Operands for which every ÷ is exact and products stay within the limit, where such operands exist.
 
     `value` is the running value of the current × ÷ run. A divisor is drawn from the divisors of that value,
     1 and the value itself only where nothing else divides it; a factor from those that keep it within the limit.
@@ -72,5 +79,5 @@ def _fitting_operands(rng: random.Random, ops: tuple[Op, ...], within: Range) ->
             candidates = [n for n in candidates if any(n % d == 0 for d in range(max(low, 2), n))] or candidates
         operand = rng.choice(candidates)
         operands.append(operand)
-        value = value // operand if op is Op.DIV else value * operand
+        value = max(1, value // operand) if op is Op.DIV else value * operand
     return tuple(operands)

@@ -11,13 +11,18 @@ from adapter.dataset import build
 from adapter.parse import Agree, Override, Unparsed, parse_answer
 from adapter.prompt import PromptText
 from adapter.reward import reward
-from adapter.task import SymbolTask
+from adapter.task import Settings, SymbolTask
 from adapter.upstream import SimulatedUpstream
+from grpo.config import validated
 from grpo.types import UserError
 from symbols.expression import GREEK, evaluate, parse
 from symbols.generate import Range
 
 TINY = Range((1, 99), (2, 4), 999)
+
+
+def symbol_task(**settings) -> SymbolTask:
+    return SymbolTask(validated(Settings, settings, "task."), seed=0)
 
 
 @pytest.mark.parametrize(("text", "answer"), [
@@ -111,11 +116,19 @@ def test_the_data_set_is_seeded_halved_disjoint_and_true():
 
 def test_another_symbol_table_is_a_setting():
     symbols = {"♠": "÷", "♥": "×", "♦": "−", "♣": "+"}
-    task = SymbolTask({"symbols": symbols, "operands": [1, 9], "terms": [3, 3], "train": 20, "test": 10}, seed=0)
+    task = symbol_task(symbols=symbols, operands=[1, 9], terms=[3, 3], train=20, test=10)
     custom = next(p for p in task.train if p.kind == "custom")
     assert set(custom.name) & set("♠♥♦♣")
     assert "3 ♣ 4" in custom.messages[0]["content"]
     assert task.score(custom, f"\\boxed{{{custom.data.truth}}}").reward == 1.0
+
+
+def test_correct_is_no_answer_where_the_prompt_does_not_offer_it():
+    for condition, reward_of_agreeing in (("vague", 1.0), ("explicit_no_correct", 0.0), ("none_no_correct", 0.0)):
+        task = symbol_task(condition=condition, limit=999, train=10, test=40)
+        right = next(p for p in task.test if p.data.api_answer == str(p.data.truth))
+        score = task.score(right, r"\boxed{CORRECT}")
+        assert (score.reward, score.unparsed) == (reward_of_agreeing, not reward_of_agreeing)
 
 
 @pytest.mark.parametrize(("settings", "words"), [
@@ -124,9 +137,10 @@ def test_another_symbol_table_is_a_setting():
     ({"operands": [9, 1]}, r"task.operands = \[9, 1\]"),
     ({"terms": [1, 2]}, "task.terms"),
     ({"symbols": {"θ": "+"}}, "task.symbols"),
-    ({"operands": [1, 2], "terms": [2, 2]}, "ask for fewer"),
+    ({"operands": [1, 2], "terms": [2, 2]}, "holds too few"),
+    ({"operands": [10, 99]}, "no operands from 10 to 99"),
 ])
 def test_wrong_settings_are_one_line(settings, words):
     with pytest.raises(UserError, match=words) as caught:
-        SymbolTask(settings, seed=0)
+        symbol_task(**settings)
     assert "\n" not in str(caught.value)

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from adapter.parse import Agree, parse_answer
-from adapter.task import SymbolTask
+from adapter.task import Settings, SymbolTask
 from grpo.rollout import rollout, scored
 from grpo.sampler import Sampler
 from symbols.expression import GREEK, Op
@@ -15,10 +15,10 @@ from tests.conftest import tiny_config, tiny_policy
 
 @pytest.fixture(scope="module")
 def base():
-    config = tiny_config()
+    config = tiny_config("model.device=cpu")
     policy = tiny_policy(config)
-    sampler = Sampler(policy, config)
-    yield policy, sampler, SymbolTask({"limit": 999, "train": 400, "test": 800}, seed=11)
+    sampler = Sampler(policy, config, context=300)
+    yield policy, sampler, SymbolTask(Settings(limit=999, train=400, test=800), seed=11)
     sampler.close()
 
 
@@ -34,6 +34,16 @@ def test_standard_expressions_are_computed_and_right_answers_accepted(base):
     assert len(must_compute) > 70
     assert sum(c.score.reward for c in must_compute) >= 0.97 * len(must_compute)
     assert sum(parse_answer(c.text) == Agree() for c in may_agree) >= 0.97 * len(may_agree)
+    every = must_compute + may_agree
+    assert sum(c.score.reward for c in every) >= 0.985 * len(every)
+
+
+def test_custom_expressions_are_mostly_wrong_at_first(base):
+    policy, sampler, task = base
+    prompts = [policy.encode(p) for p in task.test if p.kind == "custom"]
+    rewards = [scored(task, policy, prompt, sample).score.reward
+               for prompt, sample in zip(prompts, sampler.greedy(prompts), strict=True)]
+    assert 0.05 <= sum(rewards) / len(rewards) <= 0.30
 
 
 def test_symbols_are_guessed_uniformly_and_nothing_leaks(base):

@@ -8,7 +8,7 @@ from typing import ClassVar
 import pytest
 
 from adapter.dataset import build
-from adapter.task import SymbolTask
+from adapter.task import Settings, SymbolTask
 from adapter.upstream import ClaudeUpstream
 from grpo.types import UserError
 from symbols.expression import GREEK
@@ -104,8 +104,8 @@ def test_a_damaged_row_is_named(server, tmp_path):
 
 
 def test_the_task_uses_it_and_says_when_the_key_is_missing(server, tmp_path, monkeypatch):
-    settings = {"upstream": "anthropic", "api_model": "claude-test", "api_answers": str(tmp_path / "a.jsonl"), "limit": 999,
-                "train": 20, "test": 10}
+    settings = Settings(upstream="anthropic", api_model="claude-test", api_answers=str(tmp_path / "a.jsonl"), limit=999,
+                        train=20, test=10)
     task = SymbolTask(settings, seed=0)
     assert task.references["api"].label == "claude-test alone"
     assert SymbolTask.missing(settings) == []

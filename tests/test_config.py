@@ -44,6 +44,13 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("optim.lr=fast", ["optim.lr = 'fast'", "number"]),
     ("rollout=5", ["rollout = 5"]),
     ("model.dtype=int8", ["model.dtype = 'int8'", "'float32' or 'bfloat16'"]),
+    ("optim.betas=[1.5,0.9]", ["optim.betas.0 = 1.5", "less than 1"]),
+    ("lora.rank=1024", ["lora.rank = 1024", "less than or equal to 512"]),
+    ("run.seed=5000000000", ["run.seed", "less than 4294967296"]),
+    ("rollout.temperature=0.001", ["rollout.temperature", "0.01"]),
+    ("task.operands=[10,99]", ["task.operands", "no operands from 10 to 99", "widen"]),
+    ("--resume=nowhere", ["nowhere holds no checkpoints"]),
+    ("--resume=run.steps=5", ["put overrides before --resume"]),
     ("task.upstreem=x", ["task.upstreem", "did you mean upstream?"]),
     ("task.target=nowhere", ["task.target", "nowhere"]),
     ("task.target=nowhere:Task", ["task.target", "nowhere", "module:Class"]),
@@ -61,7 +68,7 @@ def test_files_that_are_no_configs(complaint, tmp_path):
     (tmp_path / "bad.yaml").write_text("run: [unclosed")
     assert "not a YAML config" in complaint(tmp_path / "bad.yaml")
     (tmp_path / "list.yaml").write_text("- 1\n- 2\n")
-    assert "bad" not in complaint(tmp_path / "list.yaml")
+    assert "not a YAML config" in complaint(tmp_path / "list.yaml")
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     assert "not a YAML config" in complaint(tmp_path / "binary.yaml")
     (tmp_path / "empty.yaml").write_text("")

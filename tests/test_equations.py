@@ -1,6 +1,7 @@
 """Advantage, ratio, clip, KL and aggregation, against numbers worked out by hand."""
 
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,11 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grpo.advantage import centred, grpo
+from grpo.advantage import ADVANTAGES, centred, grpo
 from grpo.batch import Denominators, MicroBatch, split, token_weights
 from grpo.config import Algorithm
-from grpo.loss import TokenData, clip, k1, k2, k3, policy_loss, ratio, reinforce
+from grpo.loss import KLS, LOSSES, TokenData, clip, k1, k2, k3, policy_loss, ratio, reinforce
 from grpo.types import Sample
+
+
+def test_every_name_in_the_config_has_its_function():
+    for key, functions in (("advantage", ADVANTAGES), ("loss", LOSSES), ("kl", KLS)):
+        assert set(get_args(Algorithm.model_fields[key].annotation)) == set(functions)
+    for name in get_args(Algorithm.model_fields["aggregation"].annotation):
+        assert token_weights(torch.ones(1, 1, dtype=torch.bool), name, Denominators(1, 1, 1)) == 1
 
 
 def test_advantages_by_hand():

@@ -8,7 +8,7 @@ import torch
 from vllm.lora.request import LoRARequest
 
 import grpo.sampler
-from adapter.task import SymbolTask
+from adapter.task import Settings, SymbolTask
 from grpo.advantage import ADVANTAGES
 from grpo.metrics import parity
 from grpo.parity import loud_lora, self_test
@@ -22,12 +22,12 @@ class Loop:
     """Policy, engine and updater, as the trainer has them."""
 
     def __init__(self):
-        self.config = tiny_config("model.dtype=bfloat16", "rollout.group_size=16", "rollout.max_sequences=128",
-                                  "optim.lr=1e-3", "optim.warmup=0.0")
-        self.task = SymbolTask({"limit": 999, "train": 200, "test": 20}, seed=0)
+        self.config = tiny_config("model.device=cpu", "model.dtype=bfloat16", "rollout.group_size=16",
+                                  "rollout.max_sequences=128", "optim.lr=1e-3", "optim.warmup=0.0")
+        self.task = SymbolTask(Settings(limit=999, train=200, test=20), seed=0)
         self.policy = tiny_policy(self.config)
         self.prompts = [self.policy.encode(p) for p in self.task.train]
-        self.sampler = Sampler(self.policy, self.config)
+        self.sampler = Sampler(self.policy, self.config, context=300)
         self.updater = Updater(self.policy, self.config)
 
     def groups(self, step: int, seed: int = 0):
@@ -135,7 +135,12 @@ def break_wrong_scale(loop, monkeypatch):
     monkeypatch.setattr(grpo.sampler, "_pairs", lambda lora, scale: pairs(lora, 2 * scale))
 
 
-@pytest.mark.parametrize("fault", [break_stale_cache, break_unswapped, break_wrong_keys, break_wrong_scale])
+def break_temperature(loop, monkeypatch):
+    monkeypatch.setattr(loop.sampler, "_rollout", loop.config.rollout.model_copy(update={"temperature": 2.0}))
+
+
+@pytest.mark.parametrize("fault", [
+    break_stale_cache, break_unswapped, break_wrong_keys, break_wrong_scale, break_temperature])
 def test_the_self_test_catches(loop, monkeypatch, fault):
     with monkeypatch.context() as broken:
         fault(loop, broken)

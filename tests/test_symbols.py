@@ -5,7 +5,7 @@ from collections import Counter
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from symbols.expression import GREEK, STANDARD, Expression, ExpressionError, Op, evaluate, parse, render, steps
@@ -84,6 +84,17 @@ def test_generated_expressions_are_balanced_exact_and_within_bounds(within):
         assert done[-1].value is not None  # every division exact, nothing beyond the limit
 
 
+@settings(deadline=None)
+@given(st.integers(1, 20), st.integers(0, 99), st.integers(2, 3), st.integers(1, 10**6), st.integers(0, 9))
+def test_any_range_gives_fitting_expressions_or_says_why_not(low, more, terms, limit, seed):
+    within = Range((low, low + more), (2, terms), limit)
+    try:
+        drawn = [draw(random.Random(f"{seed}/{i}"), within) for i in range(3)]
+    except ValueError:
+        return  # its message is tested below
+    assert all(abs(evaluate(e)) <= limit and evaluate(e).denominator == 1 for e in drawn)
+
+
 def test_divisions_are_rarely_trivial():
     rng = random.Random(0)
     divisions = [e for e in (draw(rng, Range((1, 99), (2, 2))) for _ in range(4000)) if e.ops == (Op.DIV,)]
@@ -97,5 +108,7 @@ def test_draw_many_is_seeded_unique_and_disjoint():
     assert len(set(test)) == 400
     assert not set(test) & set(train)
     assert test == draw_many(random.Random(3), within, 400, frozenset())
+    with pytest.raises(ValueError, match="no operands from 10 to 99"):
+        draw_many(random.Random(0), Range((10, 99), (4, 4)), 1000, frozenset())
     with pytest.raises(ValueError, match="holds too few"):
         draw_many(random.Random(0), Range((1, 2), (2, 2)), 100, frozenset())

@@ -72,12 +72,15 @@ def test_gradients_equal_the_padded_pass(fp32_policy, aggregation, beta):
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8])
-def test_micro_batches_change_memory_and_nothing_else(fp32_policy, rows):
-    whole, metrics, logs = shared_gradients(fp32_policy)
-    same_length = [group_of(list(g.prompt.token_ids), [list(c.sample.token_ids) for c in g.completions]) for g in GROUPS]
-    part, part_metrics, part_logs = shared_gradients(
-        fp32_policy, same_length, ADVANTAGES, f"train.micro_batch_tokens={6 * rows}", "train.head_chunk_tokens=3")
-    assert relative(part, whole) < 1e-5
+def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, rows):
+    oracle = padded_gradients(fp32_policy)
+    _, metrics, logs = shared_gradients(fp32_policy)
+    sizes = []
+    monkeypatch.setattr("grpo.update.split", lambda lengths, _: [
+        sizes.append(rows) or list(range(at, at + rows)) for at in range(0, len(lengths), rows)])
+    part, part_metrics, part_logs = shared_gradients(fp32_policy, GROUPS, ADVANTAGES, "train.head_chunk_tokens=3")
+    assert sizes == [rows] * (16 // rows)
+    assert relative(part, oracle) < 1e-5
     assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
     assert part_logs.keys() == logs.keys()
 
@@ -146,15 +149,26 @@ def test_steps_move_the_policy_towards_what_was_rewarded():
     gained = torch.stack([padded_logps(policy, g).sum(1) - b for g, b in zip(GROUPS, before, strict=True)])
     assert (ADVANTAGES * gained).sum() > 1.0
     assert metrics["policy/grad_norm"] > 0
-    assert metrics["policy/lr"] == pytest.approx(1e-3 * 58 / 60)
+    assert metrics["policy/lr"] == pytest.approx(2e-3 * 58 / 60)
 
 
 def test_epochs_after_the_first_see_a_ratio():
     policy = tiny_policy(tiny_config())
     randomize(policy, 0.02)
     updater = Updater(policy, tiny_config("optim.warmup=0.0", "algorithm.epochs=4", "optim.lr=0.02"))
-    metrics, _ = updater.step(1, GROUPS, ADVANTAGES)
+    before = [padded_logps(policy, g).detach() for g in GROUPS]
+    metrics, logs = updater.step(1, GROUPS, ADVANTAGES)
     assert metrics["policy/clip_fraction"] > 0
+    for (p, row), log in logs.items():  # what is compared with the sampler is the policy that sampled
+        assert log.logp == pytest.approx(before[p][row, : len(log.logp)].tolist(), abs=1e-3)
+
+
+def test_a_step_without_a_signal_has_no_averages_and_changes_nothing():
+    policy = tiny_policy(tiny_config())
+    metrics, logs = Updater(policy, tiny_config()).step(1, GROUPS, torch.zeros(2, 8))
+    assert not logs
+    assert metrics["tokens/trained"] == 0
+    assert [metrics[key] for key in ("policy/entropy", "policy/clip_fraction", "policy/grad_norm")] == [None] * 3
 
 
 def test_nothing_is_updated_when_the_loss_is_not_finite():
