@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic.fields import FieldInfo
 from yaml import YAMLError
 
 from grpo.types import UserError
@@ -26,15 +27,15 @@ class Section(BaseModel):
 class Run(Section):
     """Where, how long, and from which seed."""
 
-    dir: str = Field(min_length=1, description="the folder the run writes to")
-    steps: int = Field(ge=1, description="how many GRPO steps the whole run has")
+    dir: str = Field(min_length=1, description="the folder the run writes to", examples=["runs/mine"])
+    steps: int = Field(ge=1, description="how many GRPO steps the whole run has", examples=[100])
     seed: int = Field(0, ge=0, lt=2**32, description="decides data order and sampling")
 
 
 class Model(Section):
     """The frozen base."""
 
-    path: str = Field(min_length=1, description="a Hugging Face causal-LM directory or hub name")
+    path: str = Field(min_length=1, description="a Hugging Face causal-LM directory or hub name", examples=["models/tiny"])
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the base weights, here and in vLLM; auto is bfloat16 on a GPU, float32 on a CPU")
@@ -49,12 +50,14 @@ class Lora(Section):
         ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"], min_length=1,
         description="names of the linear layers that get a LoRA")
 
-    @model_validator(mode="after")
-    def _scale_is_exact(self) -> "Lora":
-        if math.frexp(self.alpha / self.rank)[0] != 0.5:
-            raise ValueError("alpha / rank must be a power of two, so that scaling B is exact in bfloat16;"
-                             f" try alpha = {self.rank} or {2 * self.rank}")
-        return self
+    @field_validator("alpha")
+    @classmethod
+    def _scale_is_exact(cls, alpha: int, info: ValidationInfo) -> int:
+        rank = info.data.get("rank", alpha)
+        if math.frexp(alpha / rank)[0] != 0.5:
+            raise ValueError(f"alpha / rank must be a power of two, so that scaling B is exact in bfloat16; "
+                             f"with rank {rank} try {rank} or {2 * rank}")
+        return alpha
 
 
 class Rollout(Section):
@@ -126,7 +129,8 @@ class TaskRef(BaseModel):
     """Which task, and its own settings: the other keys, which the task checks itself."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    target: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$", description="module:Class or path/to/file.py:Class")
+    target: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$", description="module:Class or path/to/file.py:Class",
+                        examples=["adapter.task:SymbolTask"])
 
     @model_validator(mode="before")
     @classmethod
@@ -188,11 +192,21 @@ def _explain(model: type[BaseModel], error: dict[str, Any], prefix: str) -> str:
         return f"{dotted}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known here: {', '.join(siblings)}")
     field = siblings.get(path[-1]) if path else None
     about = f" ({field.description})" if field is not None and field.description else ""
+    example = _example(field)
+    repair = f"; such as {dotted}={example}" if example is not None else ""
     if error["type"] == "missing":
-        return f"{dotted}: missing{about}; set it in the file or as {dotted}=..."
-    rule = error["msg"].removeprefix("Value error, ")
-    rule = rule.removeprefix("Input ").replace("should be", "must be")
-    return f"{dotted} = {_shown(error['input'])}: {rule}{about}"
+        return f"{dotted}: missing{about}; set it in the file or on the command line{repair}"
+    if error["type"] == "value_error":  # a rule of ours, which brings its own repair
+        return f"{dotted} = {_shown(error['input'])}: {error['msg'].removeprefix('Value error, ')}"
+    rule = error["msg"].removeprefix("Input ").removeprefix("String ").replace("should ", "must ")
+    return f"{dotted} = {_shown(error['input'])}: {rule}{about}{repair}"
+
+
+def _example(field: FieldInfo | None) -> Any:
+    """A value that a field takes: its example, or its default where that is a plain one."""
+    if field is None:
+        return None
+    return field.examples[0] if field.examples else field.default if isinstance(field.default, int | float | str) else None
 
 
 def _fields_at(model: type[BaseModel], path: list[str]) -> dict[str, Any]:

@@ -7,7 +7,10 @@ import json
 import resource
 import shutil
 import sys
+import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -50,6 +53,24 @@ def peak_memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved() / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+class Clock:
+    """Seconds of a step and of its stages: `with clock("rollout"): ...`."""
+
+    def __init__(self):
+        self._start = time.perf_counter()
+        self._stages: Metrics = {}
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        self._stages[f"time/{stage}_s"] = time.perf_counter() - started
+
+    def metrics(self) -> Metrics:
+        """The stages, and the step from its start until now."""
+        return {**self._stages, "time/step_s": time.perf_counter() - self._start}
 
 
 class RunLog:

@@ -10,23 +10,24 @@ CONFIG = "config.yaml"
 MAY_CHANGE = ("run.steps", "run.dir", "eval.every", "checkpoint.every", "checkpoint.keep")  # between start and resume
 
 
-def begin(config: Config) -> Path | None:
-    """Make `run.dir` and write config.yaml. Returns where an earlier run in its place was moved to, or None.
+def begin(config: Config, resume: bool) -> list[str]:
+    """Make `run.dir` and write config.yaml. An earlier run there is kept under another name, which the lines returned say.
 
     Raises UserError where the place holds something that is no run, or cannot be written.
     """
-    folder, kept = Path(config.run.dir), None
+    folder, said = Path(config.run.dir), []
     try:
-        if folder.is_dir() and any(folder.iterdir()):
+        if not resume and folder.is_dir() and any(folder.iterdir()):
             if not (folder / CONFIG).is_file():
                 raise UserError(f"run.dir = {folder}: holds files that are no run; choose another name")
             kept = next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
             folder.rename(kept)
+            said = [f"the earlier run in {folder} is now in {kept}"]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(config.dump())
     except OSError as error:
         raise UserError(f"run.dir = {folder}: cannot be written ({error.strerror}); choose another") from None
-    return kept
+    return said
 
 
 def check_resumable(config: Config, saved: dict[str, Any]) -> None:

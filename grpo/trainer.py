@@ -7,7 +7,6 @@
              the new LoRA to the sampler                                           sampler.py
 """
 
-import time
 from pathlib import Path
 
 import torch
@@ -16,7 +15,7 @@ from grpo import checkpoint, rundir
 from grpo.advantage import ADVANTAGES
 from grpo.config import Config
 from grpo.evaluate import Evaluations, evaluate
-from grpo.metrics import RunLog, parity, peak_memory_gib, rollout_metrics
+from grpo.metrics import Clock, RunLog, parity, peak_memory_gib, rollout_metrics
 from grpo.parity import check_parity, self_test
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
@@ -34,9 +33,9 @@ def train(config: Config, task: Task, resume: bool) -> Evaluations:
     updater = Updater(policy, config)
     start = checkpoint.restore(found[0], policy, updater) if found else 0
     sampler = Sampler(policy, config, context)
-    kept = None if found else rundir.begin(config)
+    said = [*(found[1] if found else []), *rundir.begin(config, resume)]
     log = RunLog(folder, start, config.run.steps)
-    for line in (found[1] if found else [f"the earlier run in {folder} is now {kept}"] if kept else []):
+    for line in said:
         log.say(line)
     check = self_test(policy, sampler, config, train_prompts[:2])
     log.say(f"self-test: vLLM serves the LoRA it is given (log-probs within {check['gap']:.2g} of the trainer's; "
@@ -51,19 +50,19 @@ def train(config: Config, task: Task, resume: bool) -> Evaluations:
     if start == 0:
         measure(0)
     for step in range(start + 1, config.run.steps + 1):
-        times = [time.perf_counter()]
+        clock = Clock()
         prompts = step_prompts(train_prompts, step, config.rollout.prompts_per_step, config.run.seed)
-        groups = rollout(sampler, policy, task, prompts, step, config.run.seed, config.rollout.group_size)
-        times.append(time.perf_counter())
-        rewards_PG = torch.tensor([[c.score.reward for c in g.completions] for g in groups])
-        advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards_PG)
-        learned, token_logs = updater.step(step, groups, advantages_PG)
-        times.append(time.perf_counter())
-        sampler.swap_lora(policy.lora())
-        times.append(time.perf_counter())
+        with clock("rollout"):
+            groups = rollout(sampler, policy, task, prompts, step, config.run.seed, config.rollout.group_size)
+        with clock("train"):
+            rewards_PG = torch.tensor([[c.score.reward for c in g.completions] for g in groups])
+            advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards_PG)
+            learned, token_logs = updater.step(step, groups, advantages_PG)
+        with clock("sync"):
+            sampler.swap_lora(policy.lora())
         agreement = parity(groups, token_logs)
         log.completions(step, groups, advantages_PG, token_logs)
-        log.step(step, {**rollout_metrics(groups), **learned, **agreement, **timed(times),
+        log.step(step, {**rollout_metrics(groups), **learned, **agreement, **clock.metrics(),
                         "memory/peak_gib": peak_memory_gib(device)})
         check_parity(agreement["parity/logp_mean_abs_diff"], policy.dtype)
         if step % config.eval.every == 0 or step == config.run.steps:
@@ -75,13 +74,6 @@ def train(config: Config, task: Task, resume: bool) -> Evaluations:
     sampler.close()
     log.close()
     return evaluations
-
-
-def timed(times: list[float]) -> dict[str, float]:
-    """Seconds of the stages, from the moments between them; the step ends now, its records written."""
-    start, sampled, updated, swapped = times
-    return {"time/rollout_s": sampled - start, "time/train_s": updated - sampled,
-            "time/sync_s": swapped - updated, "time/step_s": time.perf_counter() - start}
 
 
 def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:

@@ -31,13 +31,14 @@ def complaint(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("override", "words"), [
-    ("rollout.group_size=1", ["rollout.group_size = 1", "greater than or equal to 2", "relative to the group"]),
-    ("run.steps=-1", ["run.steps = -1", "greater than or equal to 1"]),
+    ("rollout.group_size=1", ["rollout.group_size = 1", "greater than or equal to 2", "relative to the group",
+                              "such as rollout.group_size=64"]),
+    ("run.steps=-1", ["run.steps = -1", "greater than or equal to 1", "such as run.steps=100"]),
     ("run.steps=many", ["run.steps = 'many'", "integer"]),
     ("run.steps=1.5", ["run.steps = 1.5", "integer"]),
     ("run.stepz=5", ["run.stepz", "unknown key", "did you mean steps?"]),
     ("runn.steps=5", ["runn", "unknown key", "did you mean run?"]),
-    ("lora.alpha=24", ["lora", "power of two", "try alpha = 16 or 32"]),
+    ("lora.alpha=24", ["lora.alpha = 24", "power of two", "with rank 16 try 16 or 32"]),
     ("algorithm.loss=ppo2", ["algorithm.loss = 'ppo2'", "'clip' or 'reinforce'"]),
     ("algorithm.eps_low=1.5", ["algorithm.eps_low = 1.5", "less than 1"]),
     ("optim.lr=.nan", ["optim.lr", "finite"]),

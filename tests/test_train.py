@@ -164,17 +164,18 @@ def test_damaged_checkpoints_are_passed_over(toy, tmp_path):
 def test_a_new_run_never_buries_what_is_there(tmp_path):
     folder = tmp_path / "run"
     config = tiny_config(f"run.dir={folder}")
-    assert rundir.begin(config) is None
+    assert rundir.begin(config, resume=False) == []
     (folder / "metrics.jsonl").write_text("precious\n")
-    assert rundir.begin(config) == tmp_path / "run.1"
-    assert rundir.begin(config) == tmp_path / "run.2"
+    assert rundir.begin(config, resume=True) == []
+    assert f"is now in {tmp_path}/run.1" in rundir.begin(config, resume=False)[0]
+    assert f"is now in {tmp_path}/run.2" in rundir.begin(config, resume=False)[0]
     assert (tmp_path / "run.1" / "metrics.jsonl").read_text() == "precious\n"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious\n")
     (tmp_path / "file").write_text("precious\n")
     for place in (tmp_path, tmp_path / "other", tmp_path / "file", tmp_path / "file" / "below"):
         with pytest.raises(UserError, match=r"run\.dir"):
-            rundir.begin(tiny_config(f"run.dir={place}"))
+            rundir.begin(tiny_config(f"run.dir={place}"), resume=False)
     assert (tmp_path / "other" / "thesis.tex").read_text() == (tmp_path / "file").read_text() == "precious\n"
 
 

@@ -1,0 +1,1 @@
+"""Programs that measure. Their tables are kept beside them."""
