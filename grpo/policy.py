@@ -5,9 +5,12 @@ base's dtype, exactly as vLLM will: the policy that is trained is the policy tha
 """
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels unused here
 
 import torch
 from peft import LoraConfig, get_peft_model

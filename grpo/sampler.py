@@ -12,9 +12,11 @@ Three facts about vLLM decide how the LoRA is served while it changes every step
 
 import gc
 import os
+import warnings
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: keeps the engine in this process
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
 
 import tempfile
 from collections.abc import Sequence

@@ -4,11 +4,9 @@
     then:                            clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
 """
 
-import logging
 import math
 from dataclasses import dataclass
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # its import warns about kernels that are not used here
 import bitsandbytes
 import torch
 

@@ -139,6 +139,15 @@ def test_the_learning_rate_by_hand():
     assert [learning_rate(s, 40, linear) for s in (4, 5, 23, 40)] == pytest.approx([1.0, 1.0, 0.5, 1 / 36])
 
 
+def test_the_schedule_reaches_the_optimizer():
+    policy = tiny_policy(tiny_config())
+    randomize(policy, 0.02)
+    before = {name: p.detach().clone() for name, p in policy.parameters.items()}
+    Updater(policy, tiny_config("optim.lr=0.06", "optim.warmup=0.1")).step(1, GROUPS, ADVANTAGES)
+    moved = max((p - before[name]).abs().max().item() for name, p in policy.parameters.items())
+    assert moved == pytest.approx(0.01, rel=0.05)  # Adam's first step is the learning rate: 0.06 after 1 of 6 warm-up steps
+
+
 def test_steps_move_the_policy_towards_what_was_rewarded():
     policy = tiny_policy(tiny_config())
     randomize(policy, 0.02)
