@@ -5,7 +5,6 @@ README's glossary says what each key is. What there was nothing to average for i
 
 import json
 import resource
-import shutil
 import sys
 import time
 from collections import defaultdict
@@ -131,8 +130,6 @@ class RunLog:
         self._bar.close()
 
     def _keep_until(self, step: int) -> None:
-        if step == 0:
-            shutil.rmtree(self._folder / "tensorboard", ignore_errors=True)
         text = self._metrics.read_text() if self._metrics.exists() else ""
         whole = text[: text.rfind("\n") + 1].splitlines()  # a kill can cut the last line short
         part = self._metrics.with_suffix(".part")

@@ -135,7 +135,8 @@ class Sampler:
 
 
 def _two_products_a_layer(model: torch.nn.Module) -> None:
-    """Replace vLLM's LoRA arithmetic for CPUs, which gathers a copy of A and B for every token: 5/6 of a rollout.
+    """Replace vLLM's LoRA arithmetic for CPUs, which gathers a copy of A and B for every token: four
+    fifths of a rollout (benchmarks/cpu_rollout.md).
 
     There is one slot here and every request uses it, so that a plain x A^T B^T does.
     """
