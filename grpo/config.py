@@ -129,8 +129,8 @@ class TaskRef(BaseModel):
     """Which task, and its own settings: the other keys, which the task checks itself."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    target: str = Field(pattern=r"^[^:]+:[A-Za-z_]\w*$", description="module:Class or path/to/file.py:Class",
-                        examples=["adapter.task:SymbolTask"])
+    target: str = Field(pattern=r"^[^:]+(:[A-Za-z_]\w*)?$", examples=["adapter.task:SymbolTask"],
+                        description="module:Class, path/to/file.py:Class, or an installed entry point of grpo.tasks")
 
     @model_validator(mode="before")
     @classmethod
@@ -158,9 +158,16 @@ class Config(Section):
 
 
 def load(path: str | Path, overrides: list[str] = ()) -> Config:
-    """Read a YAML file and apply `key.path=value` overrides. Raises UserError."""
+    """Read a YAML file and apply `key.path=value` overrides. Raises UserError.
+
+    A file may start from another one, named relative to itself, and state only what differs: `extends: vague.yaml`.
+    """
     try:
-        tree = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        tree = OmegaConf.load(path)
+        if "extends" in tree:
+            path = Path(path).parent / tree.pop("extends")  # also for the errors below
+            tree = OmegaConf.merge(OmegaConf.load(path), tree)
+        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
         raw = OmegaConf.to_container(tree, resolve=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "
