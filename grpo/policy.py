@@ -8,6 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels unused here
@@ -18,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.nn.utils import parametrize
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from grpo.config import Lora, Model
 from grpo.types import Problem, Prompt, UserError
@@ -37,7 +38,38 @@ class _Rounded(nn.Module):
         return weight.to(self.dtype)
 
 
-class Policy:
+class Chat:
+    """How a model is spoken to: its tokenizer and chat template, and where and in which dtype it computes."""
+
+    def __init__(self, model: Model, device: torch.device):
+        """Read the tokenizer from `model.path`. Raises UserError where there is none, or it has no chat template."""
+        dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
+        self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
+        self.tokenizer = _load(AutoTokenizer, model.path, "a tokenizer")
+        if self.tokenizer.chat_template is None:
+            raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
+
+    @cached_property
+    def stop_ids(self) -> list[int]:
+        """Tokens that end a completion: the tokenizer's and the generation config's."""
+        try:
+            more = GenerationConfig.from_pretrained(self.path).eos_token_id
+        except OSError:  # a model without that file says it in config.json
+            more = AutoConfig.from_pretrained(self.path).eos_token_id
+        return sorted({self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])} - {None})
+
+    def encode(self, problem: Problem) -> Prompt:
+        """The prompt, as the model's own chat template renders the messages, thinking off."""
+        ids = tuple(self.tokenizer.apply_chat_template(
+            list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False))
+        return Prompt(problem, ids, self.tokenizer.decode(ids))
+
+    def decode(self, token_ids: tuple[int, ...]) -> str:
+        """A completion's text, for reward and logs; training never reads it."""
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
+
+
+class Policy(Chat):
     """Base, LoRA and tokenizer. Attributes: `decoder` and `head`, which take tokens to hidden states to logits."""
 
     def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int):
@@ -46,11 +78,7 @@ class Policy:
         The base is a copy of its own beside vLLM's, on a GPU too.
         Raises UserError where the directory holds no causal LM, or has no layer of the target names.
         """
-        dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
-        self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
-        self.tokenizer = _load(AutoTokenizer, model.path, "a tokenizer")
-        if self.tokenizer.chat_template is None:
-            raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
+        super().__init__(model, device)
         base = _load(AutoModelForCausalLM, model.path, "a causal language model", dtype=self.dtype).to(device)
         base.requires_grad_(False)
         names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
@@ -76,23 +104,6 @@ class Policy:
     def max_tokens(self) -> int:
         """The longest prompt plus completion the model has positions for."""
         return self.decoder.config.max_position_embeddings
-
-    @property
-    def stop_ids(self) -> list[int]:
-        """Tokens that end a completion: the tokenizer's and the generation config's."""
-        more = self.model.generation_config.eos_token_id
-        more = [] if more is None else [more] if isinstance(more, int) else more
-        return sorted({self.tokenizer.eos_token_id, *more} - {None})
-
-    def encode(self, problem: Problem) -> Prompt:
-        """The prompt, as the model's own chat template renders the messages, thinking off."""
-        ids = tuple(self.tokenizer.apply_chat_template(
-            list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False))
-        return Prompt(problem, ids, self.tokenizer.decode(ids))
-
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """A completion's text, for reward and logs; training never reads it."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
     def lora(self) -> dict[str, torch.Tensor]:
         """The LoRA's tensors by PEFT's names, float32, detached; the policy's own memory, not copies."""
@@ -126,6 +137,14 @@ class Policy:
         """Copy LoRA tensors, named and shaped as `lora` gives them, into the policy."""
         for name, p in self.parameters.items():
             p.copy_(lora[name])
+
+
+def pick_device(model: Model) -> torch.device:
+    """The device of `model.device`. Raises UserError where it asks for a GPU that is not there."""
+    available = torch.cuda.is_available()
+    if model.device == "cuda" and not available:
+        raise UserError("model.device = cuda: no NVIDIA GPU is visible here; on a CPU use configs/tiny.yaml")
+    return torch.device("cuda" if available and model.device != "cpu" else "cpu")
 
 
 def _load(cls: type, path: str, what: str, **kwargs: object):

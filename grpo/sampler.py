@@ -19,8 +19,9 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from vllm import LLM, SamplingParams
@@ -29,7 +30,6 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 
 from grpo.config import Config
-from grpo.policy import Policy
 from grpo.types import Prompt, Sample, UserError
 
 
@@ -37,10 +37,22 @@ class SyncError(RuntimeError):
     """The engine does not serve the policy it was given. Training on its rollouts would be silently wrong."""
 
 
+class Served(Protocol):
+    """What the engine needs of a policy: the base's path, and the LoRA."""
+
+    path: str
+    device: torch.device
+    dtype: torch.dtype
+    scale: float  # alpha / r
+    stop_ids: list[int]
+    lora: Callable[[], dict[str, torch.Tensor]]  # by PEFT's names, float32
+    save: Callable[[Path], None]  # in PEFT's format
+
+
 class Sampler:
     """One engine, one LoRA slot."""
 
-    def __init__(self, policy: Policy, config: Config, context: int):
+    def __init__(self, policy: Served, config: Config, context: int):
         """Start vLLM on the policy's base, for prompts with completions of up to `context` tokens, and register its LoRA.
 
         Raises UserError where the installed vLLM is not for the policy's device.

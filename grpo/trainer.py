@@ -17,7 +17,7 @@ from grpo.config import Config
 from grpo.evaluate import Evaluations, evaluate
 from grpo.metrics import Clock, RunLog, parity, peak_memory_gib, rollout_metrics
 from grpo.parity import check_parity, self_test
-from grpo.policy import Policy
+from grpo.policy import Policy, pick_device
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
 from grpo.types import Prompt, Task, UserError
@@ -26,7 +26,7 @@ from grpo.update import Updater
 
 def train(config: Config, task: Task, resume: bool) -> Evaluations:
     """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory."""
-    folder, device = Path(config.run.dir), pick_device(config)
+    folder, device = Path(config.run.dir), pick_device(config.model)
     found = checkpoint.newest(folder / "checkpoints") if resume else None
     policy = Policy(config.model, config.lora, device, config.run.seed)
     train_prompts, test_prompts, context = encode(policy, task, config)
@@ -88,11 +88,3 @@ def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], li
                         f"tokens) it exceeds the model's {policy.max_tokens} positions; "
                         f"at most {policy.max_tokens - longest} fit")
     return train_prompts, test_prompts, longest + config.rollout.max_new_tokens
-
-
-def pick_device(config: Config) -> torch.device:
-    """The device of `model.device`. Raises UserError where it asks for a GPU that is not there."""
-    available = torch.cuda.is_available()
-    if config.model.device == "cuda" and not available:
-        raise UserError("model.device = cuda: no NVIDIA GPU is visible here; on a CPU use configs/tiny.yaml")
-    return torch.device("cuda" if available and config.model.device != "cpu" else "cpu")
