@@ -28,6 +28,7 @@ train: setup
 	.venv/bin/python train.py configs/tiny.yaml
 
 test: setup
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
 
@@ -36,3 +37,5 @@ lock:
 		--no-annotate --no-header --quiet $(CUDA_PARTS) -o requirements/cpu.txt
 	uv pip compile requirements/cuda.in --python-platform x86_64-manylinux_2_35 --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/cuda.txt
+	uv pip compile requirements/vertex.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet -o requirements/vertex.txt
