@@ -79,7 +79,8 @@ def draw_sample(rng: random.Random, recipe: Recipe, upstream: SimulatedUpstream,
     notation = dict(zip(GREEK, rng.sample(list(Op), len(Op)), strict=True))
     expression = draw(rng, within)
     shown = render(expression, notation if custom else STANDARD)
-    (api_answer,), reading, read = upstream.answers([Question(shown, expression, custom)]), None, expression
+    (answered,) = upstream.answers([Question(shown, expression, custom)])
+    api_answer, reading, read = answered.text, None, expression
     if not custom and rng.random() < NEAR_MISSES:
         api_answer = str(near_miss(rng, evaluate(expression)))
     if custom and condition.startswith("explicit"):

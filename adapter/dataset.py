@@ -1,15 +1,35 @@
-"""The data set: expressions, half custom and half standard, each with its truth and the API's answer."""
+"""The data set: expressions, half custom and half standard, each with its truth and the API's answer.
 
+    python -m adapter.dataset --out data/mine                                     the simulated API
+    python -m adapter.dataset --out data/haiku --upstream anthropic [--batch]     a real one; asks before it spends
+
+writes train.jsonl and test.jsonl, one row an expression:
+
+    {"expression": "36 γ 52", "kind": "custom", "truth": "1872", "api_answer": "none", "model": "simulated", "date": null}
+
+The seed fixes the expressions, and the API's answers the rest: the same answers give the same bytes. A config uses the
+folder by naming it: `task.data=data/mine`.
+"""
+
+import argparse
+import json
 import random
+import sys
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from pathlib import Path
+from typing import Literal, get_args
 
-from adapter.upstream import Question, Upstream
-from symbols.expression import STANDARD, Expression, Notation, evaluate, render
+from adapter.commands import add_api_options, given, run, settings_from
+from adapter.parse import parse_number
+from adapter.settings import Settings, make_notation, make_range, make_upstream
+from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
+from grpo.types import UserError
+from symbols.expression import STANDARD, Expression, ExpressionError, Notation, evaluate, parse, render
 from symbols.generate import Range, draw_many
 
 Kind = Literal["custom", "standard"]
+MAX_LINE = 10_000  # bytes; a row has about 200
 
 
 @dataclass(frozen=True)
@@ -19,7 +39,12 @@ class Row:
     expression: str
     kind: Kind
     truth: Fraction
-    api_answer: str
+    api: UpstreamAnswer
+
+    @property
+    def api_answer(self) -> str:
+        """A number, or "none"."""
+        return self.api.text
 
 
 def build(
@@ -40,5 +65,120 @@ def build(
     return rows[:train], rows[train:]
 
 
+def write(folder: Path, train: list[Row], test: list[Row]) -> None:
+    """Write both files, whole or not at all. Raises UserError where they cannot be, or would replace another data set."""
+    texts = {folder / "train.jsonl": _lines(train), folder / "test.jsonl": _lines(test)}
+    for path, text in texts.items():
+        if path.exists() and path.read_text() != text:
+            raise UserError(f"--out {folder}: {path.name} is there already, and is another one; choose another folder")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            path.with_suffix(".part").write_text(text)
+            path.with_suffix(".part").replace(path)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def read(folder: Path, notation: Notation) -> tuple[list[Row], list[Row]]:
+    """The train and test rows of a folder, each checked. Raises UserError, naming file and line, where one is wrong."""
+    train, test = (_read_file(folder / name, notation) for name in ("train.jsonl", "test.jsonl"))
+    trained_on = {parse(row.expression, _notation(row.kind, notation)) for row in train}
+    for number, row in enumerate(test, 1):
+        if parse(row.expression, _notation(row.kind, notation)) in trained_on:
+            raise UserError(f"{folder / 'test.jsonl'}: line {number}: {row.expression} is in train.jsonl too; "
+                            "delete it from one of them")
+    return train, test
+
+
 def _question(expression: Expression, custom: bool, notation: Notation) -> Question:
     return Question(render(expression, notation if custom else STANDARD), expression, custom)
+
+
+def _lines(rows: list[Row]) -> str:
+    return "".join(json.dumps({"expression": row.expression, "kind": row.kind, "truth": str(row.truth),
+                               "api_answer": row.api.text, "model": row.api.model, "date": row.api.date},
+                              ensure_ascii=False) + "\n" for row in rows)
+
+
+def _notation(kind: Kind, custom: Notation) -> Notation:
+    return custom if kind == "custom" else STANDARD
+
+
+def _read_file(path: Path, notation: Notation) -> list[Row]:
+    rows = []
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(MAX_LINE):
+                try:
+                    rows.append(_read_row(line, notation))
+                except ValueError as error:
+                    raise UserError(f"{path}: line {len(rows) + 1}: {error}; "
+                                    "make it anew with python -m adapter.dataset") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); make it with "
+                        f"python -m adapter.dataset --out {path.parent}") from None
+    if not rows:
+        raise UserError(f"{path}: holds no rows; make it anew with python -m adapter.dataset")
+    return rows
+
+
+def _read_row(line: bytes, notation: Notation) -> Row:
+    """Raises ValueError, in words, for anything but a whole, true row."""
+    if not line.endswith(b"\n"):
+        raise ValueError("longer than any row" if len(line) == MAX_LINE else "cut short")
+    try:
+        row = json.loads(line)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except ValueError:
+        raise ValueError("no JSON") from None
+    names = ("expression", "kind", "truth", "api_answer", "model")
+    if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
+        raise ValueError(f"expected an object with the texts {', '.join(names)}")
+    if row["kind"] not in get_args(Kind):
+        raise ValueError(f"kind is {row['kind']!r}, expected {' or '.join(get_args(Kind))}")
+    try:
+        truth = evaluate(parse(row["expression"], _notation(row["kind"], notation)))
+    except ExpressionError as error:
+        raise ValueError(f"expression: {error}") from None
+    except ZeroDivisionError:
+        raise ValueError("expression: division by zero") from None
+    if parse_number(row["truth"]) != truth:
+        raise ValueError(f"truth is {row['truth'][:20]}, but {row['expression']} is {truth} with the symbols in the config")
+    if row["api_answer"] != NONE and parse_number(row["api_answer"]) is None:
+        raise ValueError(f"api_answer is {row['api_answer'][:20]!r}, expected a number or {NONE!r}")
+    return Row(row["expression"], row["kind"], truth, UpstreamAnswer(row["api_answer"], row["model"], row.get("date")))
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m adapter.dataset", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--seed", type=int, default=0, help="decides the expressions, and the simulated answers (default 0)")
+    about = {name: field.description for name, field in Settings.model_fields.items()}
+    for name in ("train", "test", "limit"):
+        parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, help=about[name])
+    for name in ("operands", "terms"):
+        parser.add_argument(f"--{name}", type=int, nargs=2, default=argparse.SUPPRESS, help=about[name])
+    parser.add_argument("--symbols", nargs=4, metavar="S", help="four pairs such as θ+ α− γ× β÷ (the default)")
+    add_api_options(parser)
+    parser.add_argument("--batch", dest="api_batch", action="store_true", help=about["api_batch"])
+    parser.add_argument("--yes", dest="api_yes", action="store_true", help=about["api_yes"])
+    options = parser.parse_args(arguments)
+    symbols = {"symbols": {pair[:1]: pair[1:] for pair in options.symbols}} if options.symbols else {}
+    del options.symbols
+    settings = settings_from(given(options), api_answers=str(options.out / "answers.jsonl"), **symbols)
+    notation, within, upstream = make_notation(settings), make_range(settings), make_upstream(settings, options.seed)
+    try:
+        train, test = build(options.seed, settings.train, settings.test, within, notation, upstream)
+    except ValueError as error:
+        raise UserError(f"--operands, --terms, --limit: {error}; widen them, or lower --train and --test") from None
+    write(options.out, train, test)
+    right = sum(row.api_answer == str(row.truth) for row in train + test)
+    print(f"{options.out}: {len(train)} train and {len(test)} test rows; {upstream.label} is right on {right} of them")
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

@@ -13,6 +13,7 @@ The conditions differ in what the prompt gives away and in whether the adapter m
 from dataclasses import dataclass
 from typing import Literal
 
+from adapter.parse import Agree, Answer, Unparsed, parse_answer
 from symbols.expression import Notation, Op
 
 Condition = Literal["vague", "explicit", "explicit_no_correct", "none_no_correct"]
@@ -49,6 +50,11 @@ class PromptText:
     def may_agree(self) -> bool:
         """Whether \\boxed{CORRECT} stands for the API's answer."""
         return not self.condition.endswith("no_correct")
+
+    def answer_in(self, completion: str) -> Answer:
+        """The answer a completion gives. CORRECT is none where the prompt does not offer it."""
+        answer = parse_answer(completion)
+        return Unparsed("no number") if isinstance(answer, Agree) and not self.may_agree else answer
 
     def _vague(self) -> str:
         signs = ", ".join(self.notation)

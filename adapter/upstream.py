@@ -1,25 +1,19 @@
-"""The API in front of the adapter: Claude, or a simulation of it for machines without a key.
+"""The API in front of the adapter, as the rest of the project sees it, and a simulation of it for machines without a key.
 
-Both take questions and give answers as text: an integer, or "none". The simulation behaves as the source experiment
-saw Claude Haiku behave, and is always labelled as simulated.
+An upstream takes questions and gives answers as text: a number, or "none". The simulation behaves as the source
+experiment saw Claude Haiku behave, and is always labelled as simulated. The real API is in claude.py.
 """
 
-import asyncio
-import hashlib
-import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from pathlib import Path
 from typing import Protocol
 
-from adapter.parse import parse_number
-from grpo.types import UserError
 from symbols.expression import Expression, evaluate
 
 NONE = "none"  # what the prompt shows where the API gave no answer
+SIMULATED = "simulated"  # where a real API's row names its model
 
 
 @dataclass(frozen=True)
@@ -31,12 +25,21 @@ class Question:
     custom: bool
 
 
+@dataclass(frozen=True)
+class UpstreamAnswer:
+    """What an API answered, and where that comes from."""
+
+    text: str  # a number, or NONE
+    model: str  # SIMULATED for the simulation
+    date: str | None = None  # the day it was asked, YYYY-MM-DD in UTC; None for the simulation
+
+
 class Upstream(Protocol):
     """An API that evaluates expressions."""
 
     label: str  # as printed
 
-    def answers(self, questions: Sequence[Question]) -> list[str]:
+    def answers(self, questions: Sequence[Question]) -> list[UpstreamAnswer]:
         """One answer a question, in order. Raises UserError where the API cannot be asked."""
 
 
@@ -52,9 +55,9 @@ class SimulatedUpstream:
     def __init__(self, seed: int):
         self._seed = seed
 
-    def answers(self, questions: Sequence[Question]) -> list[str]:
+    def answers(self, questions: Sequence[Question]) -> list[UpstreamAnswer]:
         """See Upstream."""
-        return [self._answer(q.expression, q.custom) for q in questions]
+        return [UpstreamAnswer(self._answer(q.expression, q.custom), SIMULATED) for q in questions]
 
     def _answer(self, expression: Expression, custom: bool) -> str:
         rng = random.Random(f"{self._seed}/{custom}/{expression}")
@@ -70,101 +73,3 @@ class SimulatedUpstream:
 def near_miss(rng: random.Random, truth: Fraction) -> Fraction:
     """A slip of the kind long arithmetic invites: one unit, two, ten or a hundred off."""
     return truth + rng.choice((-1, 1)) * rng.choice((1, 2, 10, 100))
-
-
-class ClaudeUpstream:
-    """Claude through the Anthropic API (ANTHROPIC_API_KEY, ANTHROPIC_BASE_URL), asked once for each question.
-
-    Every answer is appended to a JSONL file as it arrives, under the SHA-256 of what was asked: a run that was killed,
-    or asks for more, pays only for what is missing. Retries are the SDK's.
-    """
-
-    instruction = ("Evaluate the expression. Multiplication and division come before addition and subtraction. "
-                   "Reply with the number alone, or with none if you cannot tell.\n\n")
-
-    def __init__(self, model: str, store: Path, concurrency: int):
-        self.label, self._model, self._store, self._concurrency = model, model, store, concurrency
-
-    @staticmethod
-    def missing() -> list[str]:
-        """What the environment lacks for it, in words."""
-        return [] if os.environ.get("ANTHROPIC_API_KEY") else ["an API key (ANTHROPIC_API_KEY)"]
-
-    def answers(self, questions: Sequence[Question]) -> list[str]:
-        """See Upstream."""
-        requests = {self._key(request): request for request in map(self._request, questions)}
-        stored = self._read()
-        if unasked := [key for key in requests if key not in stored]:
-            self._make_store()
-            asyncio.run(self._ask({key: requests[key] for key in unasked}))
-            stored = self._read()
-        return [self._plain(stored[self._key(self._request(question))]["text"]) for question in questions]
-
-    def _request(self, question: Question) -> dict[str, object]:
-        return {"model": self._model, "max_tokens": 64,
-                "messages": [{"role": "user", "content": self.instruction + question.text}]}
-
-    @staticmethod
-    def _key(request: dict[str, object]) -> str:
-        return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
-
-    @staticmethod
-    def _plain(text: str) -> str:
-        value = parse_number(text)
-        return NONE if value is None else str(value)
-
-    def _make_store(self) -> None:
-        try:
-            self._store.parent.mkdir(parents=True, exist_ok=True)
-            self._store.touch()
-        except OSError as error:
-            raise UserError(f"task.api_answers = {self._store}: cannot be written ({error.strerror}); "
-                            "choose another file") from None
-
-    def _read(self) -> dict[str, dict]:
-        """The stored rows by key. A last line that a kill cut short is dropped, from the file too."""
-        if not self._store.exists():
-            return {}
-        data = self._store.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if whole != data:
-            self._store.write_bytes(whole)
-        rows = {}
-        for number, line in enumerate(whole.decode().splitlines(), 1):
-            try:
-                row = json.loads(line)
-                rows[row["key"]] = row
-            except (ValueError, KeyError, TypeError):
-                raise UserError(f"{self._store}: line {number} is no answer; delete that line, "
-                                "and it is asked again") from None
-        return rows
-
-    async def _ask(self, requests: dict[str, dict]) -> None:
-        import anthropic
-        from tqdm import tqdm
-
-        slots = asyncio.Semaphore(self._concurrency)
-        with self._store.open("a") as file, tqdm(total=len(requests), desc=f"asking {self._model}", unit="answer") as bar:
-            async with anthropic.AsyncAnthropic(timeout=60) as client:
-
-                async def ask(key: str, request: dict) -> None:
-                    async with slots:
-                        reply = await client.messages.create(**request)
-                    text = "".join(block.text for block in reply.content if block.type == "text")
-                    row = {"key": key, "request": request, "text": text, "stop_reason": reply.stop_reason,
-                           "usage": reply.usage.model_dump(include={"input_tokens", "output_tokens"})}
-                    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    file.flush()
-                    bar.update()
-
-                fault = ""
-                try:
-                    async with asyncio.TaskGroup() as group:
-                        for key, request in requests.items():
-                            group.create_task(ask(key, request))
-                except* anthropic.AnthropicError as errors:  # raising in here would wrap the error in another group
-                    first = errors.exceptions[0]
-                    fault = f"{type(first).__name__} {getattr(first, 'status_code', '')}".strip()
-                if fault:
-                    raise UserError(f"{self._model}: {fault} after {bar.n} of {len(requests)} answers, which are kept in "
-                                    f"{self._store}; run again to ask for the rest")

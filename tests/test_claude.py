@@ -1,113 +1,146 @@
-"""The real client against a server on this machine that speaks the Messages API: asked once, kept, resumed."""
+"""The real client against a server on this machine: asked once, kept, and never talked into silliness."""
 
-import json
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import ClassVar
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 
-from adapter.dataset import build
-from adapter.task import Settings, SymbolTask
-from adapter.upstream import ClaudeUpstream
+from adapter.answers import AnswerStore
+from adapter.claude import INSTRUCTION, number_in
 from grpo.types import UserError
-from symbols.expression import GREEK
-from symbols.generate import Range
-
-KEY = "sk-ant-never-shown"
+from tests.claude import KEY, expected, questions, rows, texts
 
 
-@pytest.fixture
-def server(monkeypatch):
-    """Answers every question with the number of its characters; `fail_after` answers, then 401."""
-
-    class Handler(BaseHTTPRequestHandler):
-        asked: ClassVar[list[str]] = []
-        fail_after = 10**9
-
-        def do_POST(self):
-            request = json.loads(self.rfile.read(int(self.headers["content-length"])))
-            content = request["messages"][0]["content"]
-            self.asked.append(content)
-            failing = len(self.asked) > Handler.fail_after
-            body = ({"type": "error", "error": {"type": "authentication_error", "message": f"bad key {KEY}"}} if failing else
-                    {"id": "1", "type": "message", "role": "assistant", "model": request["model"], "stop_reason": "end_turn",
-                     "stop_sequence": None, "content": [{"type": "text", "text": str(len(content))}],
-                     "usage": {"input_tokens": 9, "output_tokens": 2}})
-            data = json.dumps(body).encode()
-            self.send_response(401 if failing else 200)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, *_):
-            pass
-
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=httpd.serve_forever, daemon=True).start()
-    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
-    monkeypatch.setenv("ANTHROPIC_BASE_URL", f"http://127.0.0.1:{httpd.server_port}")
-    yield Handler
-    httpd.shutdown()
-    httpd.server_close()
+def test_every_question_is_asked_once_and_kept(server, claude):
+    asked = questions(60)
+    assert texts(claude, asked) == expected(asked)
+    assert texts(claude, asked + asked) == 2 * expected(asked)
+    assert len(server.asked) == 60  # nothing is paid for twice
+    row = rows(claude)[0]
+    assert set(row) == {"key", "request", "text", "stop_reason", "usage", "error", "date"}
+    assert (row["usage"], row["stop_reason"], row["error"]) == ({"input_tokens": 9, "output_tokens": 2}, "end_turn", None)
+    assert {h["authorization"] for h in server.headers} == {f"Bearer {KEY}"}
+    assert KEY not in claude.store.read_text()
+    assert claude.answers(asked)[0].date == datetime.now(UTC).date().isoformat()
 
 
-def data_set(store, count=60):
-    return build(0, count, 20, Range((1, 99), (2, 4), 999), GREEK, ClaudeUpstream("claude-test", store, concurrency=8))
+def test_model_and_parameters_are_part_of_the_question(server, claude):
+    asked = questions(5)
+    for upstream in (claude, replace(claude, model="claude-opus-5"), replace(claude, max_tokens=65), claude):
+        upstream.answers(asked)
+    assert len(server.asked) == 15
 
 
-def test_every_question_is_asked_once_and_kept(server, tmp_path):
-    store = tmp_path / "deep" / "answers.jsonl"
-    train, test = data_set(store)
-    assert len(server.asked) == 80
-    row = train[0]
-    prompt = next(p for p in server.asked if p.endswith(f"\n\n{row.expression}"))
-    assert row.api_answer == str(len(prompt))
-    assert (train, test) == data_set(store)
-    assert len(server.asked) == 80  # nothing is paid for twice
-    rows = [json.loads(line) for line in store.read_text().splitlines()]
-    assert rows[0]["usage"] == {"input_tokens": 9, "output_tokens": 2}
-    assert rows[0]["stop_reason"] == "end_turn"
-    assert KEY not in store.read_text()
+@pytest.mark.parametrize("fault", ["429 retry-after 0.01", "529", "500", "closed", "cut short", "hangs"])
+def test_passing_trouble_is_retried_by_the_sdk(server, claude, fault):
+    server.faults += [fault] * 2
+    asked = questions(4)
+    assert texts(replace(claude, timeout_s=0.5), asked) == expected(asked)
+    assert len(server.asked) == 6
+    assert all(row["error"] is None for row in rows(claude))
 
 
-def test_a_file_cut_short_by_a_kill_costs_one_question(server, tmp_path):
-    store = tmp_path / "answers.jsonl"
-    whole = data_set(store)
-    store.write_bytes(store.read_bytes()[:-20])
-    assert data_set(store) == whole
-    assert len(server.asked) == 81
+def test_a_server_cannot_make_a_retry_wait_for_hours(server, claude, monkeypatch):
+    monkeypatch.setattr("adapter.claude.LONGEST_WAIT_S", 0.2)
+    server.faults += ["429 retry-after 86400", "429 retry-after Fri, 31 Dec 2100 23:59:59 GMT"]
+    started = time.monotonic()
+    texts(claude, questions(2))
+    assert 0.2 <= time.monotonic() - started < 5
 
 
-def test_an_error_keeps_what_was_answered_and_hides_the_key(server, tmp_path):
-    server.fail_after = 30
-    store = tmp_path / "answers.jsonl"
-    with pytest.raises(UserError, match=r"AuthenticationError 401 after \d+ of 80 answers") as caught:
-        data_set(store)
-    assert KEY not in str(caught.value)
-    kept = len(store.read_text().splitlines())
-    assert 1 <= kept <= 30
-    server.fail_after = 10**9
-    server.asked.clear()
-    data_set(store)
-    assert len(server.asked) == 80 - kept
+@pytest.mark.parametrize(("fault", "stop_reason"), [
+    ({"stop_reason": "refusal", "content": []}, "refusal"),
+    ({"content": []}, "end_turn"),
+    ({"content": [{"type": "text", "text": ""}]}, "end_turn"),
+    ({"content": [{"type": "text", "text": "It depends on"}], "stop_reason": "max_tokens"}, "max_tokens")])
+def test_a_refusal_or_an_empty_answer_is_an_answer(server, claude, fault, stop_reason):
+    server.faults.append(fault)
+    assert texts(claude, questions(1)) == texts(claude, questions(1)) == ["none"]
+    assert [row["stop_reason"] for row in rows(claude)] == [stop_reason]
+    assert len(server.asked) == 1
 
 
-def test_a_damaged_row_is_named(server, tmp_path):
-    store = tmp_path / "answers.jsonl"
-    data_set(store)
-    lines = store.read_text().splitlines()
-    store.write_text("\n".join([*lines[:4], "{broken", *lines[5:]]) + "\n")
-    with pytest.raises(UserError, match="line 5 is no answer"):
-        data_set(store)
+@pytest.mark.parametrize(("fault", "words"), [
+    ("half a JSON", "JSONDecodeError"), ("400", "BadRequestError 400: trouble"),
+    ({"content": None}, "a reply that is no message")])
+def test_one_bad_reply_is_kept_as_an_error_and_asked_again(server, claude, fault, words):
+    server.faults.append(fault)
+    asked = questions(20)
+    with pytest.raises(UserError, match=f"1 of 20 questions have no answer yet .1 x {words}"):
+        claude.answers(asked)
+    assert [row["error"][: len(words)] for row in rows(claude) if row["error"]] == [words]
+    assert texts(claude, asked) == expected(asked)
+    assert len(server.asked) == 21
 
 
-def test_the_task_uses_it_and_says_when_the_key_is_missing(server, tmp_path, monkeypatch):
-    settings = Settings(upstream="anthropic", api_model="claude-test", api_answers=str(tmp_path / "a.jsonl"), limit=999,
-                        train=20, test=10)
-    task = SymbolTask(settings, seed=0)
-    assert task.references["api"].label == "claude-test alone"
-    assert SymbolTask.missing(settings) == []
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    assert SymbolTask.missing(settings) == ["an API key (ANTHROPIC_API_KEY)"]
+def test_a_wrong_key_stops_at_once_keeps_the_rest_and_stays_secret(server, claude):
+    asked = questions(200)
+    claude.answers(asked[:30])
+    server.faults += ["401"] * 200
+    with pytest.raises(UserError, match=r"170 of 200 .* AuthenticationError 401: trouble with \[ANTHROPIC_API_KEY\]"):
+        claude.answers(asked)
+    assert len(server.asked) <= 30 + claude.concurrency
+    assert KEY not in claude.store.read_text()
+    server.faults.clear()
+    assert texts(claude, asked) == expected(asked)
+
+
+def test_a_server_that_is_down_is_given_up_on(server, claude):
+    server.faults += ["400"] * 500
+    with pytest.raises(UserError, match="500 of 500 questions have no answer yet"):
+        claude.answers(questions(500))
+    assert len(server.asked) <= 3 * claude.concurrency
+
+
+def test_a_file_cut_short_by_a_kill_costs_one_question(server, claude):
+    asked = questions(30)
+    claude.answers(asked)
+    whole = claude.store.read_bytes()
+    claude.store.write_bytes(whole[:-20])
+    assert texts(claude, asked) == expected(asked)
+    assert len(server.asked) == 31
+    assert sorted(claude.store.read_bytes().splitlines())[0][:40] in whole
+
+
+@pytest.mark.parametrize("damage", [
+    b"{broken\n", b"[]\n", b'{"key": 1}\n', b"\xff\xfe\n", b'{"key": "k", "text": 3, "error": null}\n'])
+def test_a_damaged_row_is_named(server, claude, damage):
+    claude.answers(questions(9))
+    lines = claude.store.read_bytes().splitlines(keepends=True)
+    claude.store.write_bytes(b"".join([*lines[:4], damage, *lines[5:]]))
+    with pytest.raises(UserError, match=r"answers.jsonl: line 5 is no answer"):
+        claude.answers(questions(9))
+
+
+def test_two_processes_do_not_pay_twice(server, claude):
+    with AnswerStore(claude.store).appending(), pytest.raises(UserError, match="another process is collecting"):
+        claude.answers(questions(3))
+    assert server.asked == []
+
+
+def test_what_it_costs_is_said_before_it_is_spent(server, claude, capsys, monkeypatch):
+    claude.answers(questions(10))
+    with pytest.raises(UserError, match=r"nothing was asked.*--yes"):
+        replace(claude, agreed=False).answers(questions(1000))
+    said = capsys.readouterr().err.splitlines()[-1]
+    characters = sum(len(INSTRUCTION + q.text) for q in questions(1000)[10:])
+    dollars = (characters // 3 * 1.0 + 990 * 64 * 5.0) / 1e6
+    for word in ("1,000 questions", "10 already answered", "990 to ask", f"{characters // 3:,} tokens in", "63,360 out",
+                 f"${dollars:.2f}"):
+        assert word in said, said
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda _: "n")
+    with pytest.raises(UserError, match="nothing was asked"):
+        replace(claude, agreed=False).answers(questions(1000))
+    assert len(server.asked) == 10
+    monkeypatch.setattr("builtins.input", lambda _: "y")
+    replace(claude, agreed=False).answers(questions(20))
+    assert len(server.asked) == 20
+
+
+@pytest.mark.parametrize(("text", "number"), [
+    ("27", "27"), (" -1,006. ", "-1006"), ("1,234,567", "1234567"), ("3.5", "7/2"), ("none", "none"), ("", "none"),
+    ("The answer is 27", "none"), ("1,2", "none"), ("٣", "none")])
+def test_answers_by_hand(text, number):
+    assert number_in(text) == number

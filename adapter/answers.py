@@ -1,0 +1,109 @@
+"""What a real API answered: one JSON line a request, kept for good, because every answer is paid for.
+
+    key          SHA-256 of the request: model, parameters and prompt
+    request      what was sent; no credential is part of it
+    text         the answer; null where there is none
+    stop_reason, usage, date
+    error        what went wrong instead, in words; such a request is asked again
+
+Lines are only ever appended, each flushed as it is written: a kill costs the line being written, no more.
+"""
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from grpo.types import UserError
+
+if TYPE_CHECKING:
+    from anthropic.types import Message
+
+Request = dict[str, Any]  # the Messages API's arguments
+
+
+class Stored(NamedTuple):
+    """An answer as it was kept."""
+
+    text: str
+    date: str  # YYYY-MM-DD, UTC
+    stop_reason: str
+
+
+def key_of(request: Request) -> str:
+    """The name of a request, the same for the same model, parameters and prompt."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+class AnswerStore:
+    """A JSONL file of answers by key."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._file = None
+
+    def read(self) -> dict[str, Stored]:
+        """The answers by key, errors left out. Raises UserError, naming the line, where one is damaged.
+
+        A last line that a kill cut short is no damage: it is as if it had never been asked.
+        """
+        answers = {}
+        if not self.path.exists():
+            return answers
+        with self.path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.endswith(b"\n"):
+                    break
+                try:
+                    row = json.loads(line)
+                    key, text, error = row["key"], row["text"], row["error"]
+                    if error is None:
+                        answers[key] = Stored(text, row["date"][:10], row["stop_reason"])
+                    if not isinstance(key, str) or not isinstance(text, str | None):
+                        raise TypeError
+                except (ValueError, KeyError, TypeError):  # ValueError: no UTF-8, or no JSON
+                    raise UserError(f"{self.path}: line {number} is no answer; delete that line, "
+                                    "and it is asked again") from None
+        return answers
+
+    @contextmanager
+    def appending(self) -> Iterator[None]:
+        """Within it, `add` works. Raises UserError where the file cannot be written, or another process is adding to it."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = self.path.open("a+b")
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another file") from None
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # let go when the process ends, however it ends
+            except OSError:
+                raise UserError(f"{self.path}: another process is collecting answers in it; wait for it, "
+                                "or every question is paid for twice") from None
+            file.seek(0)
+            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))  # what a kill cut short
+            self._file = file
+            yield
+            self._file = None
+
+    def add(self, request: Request, text: str | None, stop_reason: str | None, usage: dict[str, int] | None,
+            error: str | None = None) -> None:
+        """Append an answer, or what went wrong instead; on its way to the disk before this returns."""
+        row = {"key": key_of(request), "request": request, "text": text, "stop_reason": stop_reason, "usage": usage,
+               "error": error, "date": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+        self._file.flush()
+
+    def add_reply(self, request: Request, reply: "Message") -> str:
+        """Append an API's reply. Returns what is wrong with it, in words, or ""."""
+        content = getattr(reply, "content", None)
+        if not isinstance(content, list):
+            self.add(request, None, None, None, error="a reply that is no message")
+            return "a reply that is no message"
+        text = "".join(block.text for block in content if block.type == "text")
+        self.add(request, text, reply.stop_reason, reply.usage.model_dump(include={"input_tokens", "output_tokens"}))
+        return ""

@@ -1,0 +1,49 @@
+"""What the adapter's commands share: one line for a mistake, exit codes, and the options that choose an API."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from typing import get_args
+
+from adapter.settings import Settings, UpstreamName
+from grpo.config import validated
+from grpo.types import UserError
+
+
+def run(main: Callable[[list[str]], int | None]) -> int:
+    """Run a command. Returns its exit code: 0 done, 2 a mistake of the user's, 130 interrupted, 141 nobody reads on."""
+    try:
+        return main(sys.argv[1:]) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was answered is kept", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+
+
+def add_api_options(parser: argparse.ArgumentParser) -> None:
+    """The options whose values are keys of Settings. One that is not given is not there: Settings has the defaults."""
+    about = {name: field.description for name, field in Settings.model_fields.items()}
+    group = parser.add_argument_group("the API in front of the adapter")
+    group.add_argument("--upstream", choices=get_args(UpstreamName), default=argparse.SUPPRESS, help=about["upstream"])
+    group.add_argument("--model", dest="api_model", default=argparse.SUPPRESS, help=about["api_model"])
+    group.add_argument("--max-tokens", dest="api_max_tokens", type=int, default=argparse.SUPPRESS,
+                       help=about["api_max_tokens"])
+    group.add_argument("--concurrency", dest="api_concurrency", type=int, default=argparse.SUPPRESS,
+                       help=about["api_concurrency"])
+    group.add_argument("--answers", dest="api_answers", metavar="FILE", default=argparse.SUPPRESS, help=about["api_answers"])
+
+
+def given(options: argparse.Namespace) -> dict[str, object]:
+    """The options that are keys of Settings."""
+    return {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+
+
+def settings_from(given: dict[str, object], **others: object) -> Settings:
+    """Settings from what was given, and `others` for the rest. Raises UserError."""
+    return validated(Settings, {**others, **given}, "")

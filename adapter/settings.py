@@ -1,0 +1,78 @@
+"""The keys under `task` in a config, and what is made of them."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+from adapter.claude import ClaudeUpstream
+from adapter.prompt import Condition
+from adapter.upstream import SimulatedUpstream, Upstream
+from symbols.expression import GREEK, Notation, Op
+from symbols.generate import Range
+
+UpstreamName = Literal["simulated", "anthropic", "vertex"]
+
+
+class Settings(BaseModel):
+    """What to ask, of which API, and what the adapter is told."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    condition: Condition = Field("vague", description="what the prompt tells, adapter/prompt.py")
+    symbols: dict[str, str] = Field({sign: op.value for sign, op in GREEK.items()},
+                                    description="sign -> one of + − × ÷, one for each")
+    data: str | None = Field(None, description="a folder made by `python -m adapter.dataset`; without it the data set is "
+                                               "drawn from the keys below", examples=["data/mine"])
+    operands: list[int] = Field([1, 99], min_length=2, max_length=2, description="smallest and largest")
+    terms: list[int] = Field([2, 4], min_length=2, max_length=2, description="fewest and most operands")
+    limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")
+    train: int = Field(1600, ge=1, description="expressions to train on")
+    test: int = Field(400, ge=1, description="expressions to evaluate on, none of them trained on")
+    upstream: UpstreamName = Field("simulated", description="the API in front of the adapter")
+    api_model: str = Field("claude-haiku-4-5", min_length=1, description="the API's model, where it is a real one")
+    api_max_tokens: int = Field(64, ge=1, description="the longest answer a real API may give, its thinking included")
+    api_answers: str = Field("data/answers.jsonl", description="where a real API's answers are kept, to ask only once")
+    api_concurrency: int = Field(16, ge=1, le=1000, description="how many questions a real API is asked at once")
+    api_batch: bool = Field(False, description="ask through the Message Batches API: slower, half the price")
+    api_yes: bool = Field(False, description="spend without asking first")
+
+    @field_validator("symbols")
+    @classmethod
+    def _one_sign_an_operation(cls, symbols: dict[str, str]) -> dict[str, str]:
+        if sorted(symbols.values()) != sorted(Op) or any(len(s) != 1 or s.isdigit() or s.isspace() for s in symbols):
+            raise ValueError(f"expected four single characters, one for each of {' '.join(Op)}")
+        return symbols
+
+    @field_validator("operands", "terms")
+    @classmethod
+    def _smallest_first(cls, bounds: list[int], info: ValidationInfo) -> list[int]:
+        low, high = bounds
+        smallest = {"operands": 1, "terms": 2}[info.field_name]
+        if not smallest <= low <= high:
+            raise ValueError(f"expected two numbers, the first at least {smallest} and no larger than the second")
+        return bounds
+
+    @field_validator("api_batch")
+    @classmethod
+    def _batches_are_the_apis_own(cls, batch: bool, info: ValidationInfo) -> bool:
+        if batch and info.data.get("upstream") != "anthropic":
+            raise ValueError("batches are asked of the API itself; it needs upstream=anthropic")
+        return batch
+
+
+def make_upstream(settings: Settings, seed: int, quiet: bool = False) -> Upstream:
+    """The API that the settings name. `quiet`: it neither asks before it spends nor shows its progress."""
+    if settings.upstream == "simulated":
+        return SimulatedUpstream(seed)
+    return ClaudeUpstream(settings.upstream, settings.api_model, Path(settings.api_answers), settings.api_concurrency,
+                          settings.api_max_tokens, settings.api_batch, settings.api_yes or quiet, quiet)
+
+
+def make_notation(settings: Settings) -> Notation:
+    """Which sign stands for which operation."""
+    return {sign: Op(value) for sign, value in settings.symbols.items()}
+
+
+def make_range(settings: Settings) -> Range:
+    """What expressions are drawn from."""
+    return Range(tuple(settings.operands), tuple(settings.terms), settings.limit)

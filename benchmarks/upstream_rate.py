@@ -1,0 +1,93 @@
+"""How busy does the client keep a server? 1,600 answers at concurrency 32, against 32 bare clients that keep nothing.
+
+    python -m benchmarks.upstream_rate                              a local server that takes 50 ms an answer
+    python -m benchmarks.upstream_rate http://127.0.0.1:8000 MODEL  any server of the Messages API
+
+A bare client is the SDK's, in a loop that throws away what it is told: 32 clients, or 32 loops that share one client and its
+connections. They take turns with ours, with questions that none has asked before.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import resource
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anthropic
+
+from adapter.claude import ClaudeUpstream
+from adapter.upstream import Question
+from symbols.expression import parse
+
+QUESTIONS, CLIENTS, ROUNDS, LATENCY_S = 1600, 32, 3, 0.05
+
+
+def main() -> None:
+    """Measure and print."""
+    os.environ.setdefault("ANTHROPIC_API_KEY", "none")
+    server = None
+    if len(sys.argv) > 1:
+        url, model = sys.argv[1], sys.argv[2]
+    else:
+        ours, theirs = multiprocessing.Pipe()
+        server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
+        server.start()
+        url, model = ours.recv(), "local"
+    os.environ["ANTHROPIC_BASE_URL"] = url
+    rates: dict[str, list[float]] = {"32 bare clients": [], "one, 32 loops": [], "ClaudeUpstream": []}
+    memory_mib = []
+    with tempfile.TemporaryDirectory() as folder:
+        upstream = ClaudeUpstream("anthropic", model, Path(folder) / "answers.jsonl", CLIENTS, agreed=True, quiet=True)
+        asyncio.run(bare(upstream, questions(-1)[:CLIENTS], 1))  # warms the server up
+        for turn in range(ROUNDS):
+            asks = {"32 bare clients": lambda q: asyncio.run(bare(upstream, q, CLIENTS)),
+                    "one, 32 loops": lambda q: asyncio.run(bare(upstream, q, 1)), "ClaudeUpstream": upstream.answers}
+            for number, (name, ask) in enumerate(asks.items()):
+                fresh = questions(len(asks) * turn + number)
+                started = time.perf_counter()
+                ask(fresh)
+                rates[name].append(QUESTIONS / (time.perf_counter() - started))
+            memory_mib.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    print(f"{url}, {QUESTIONS} answers, concurrency {CLIENTS}; answers a second, {ROUNDS} turns:")
+    for name, values in rates.items():
+        print(f"  {name:<16}" + "".join(f"{v:8.1f}" for v in values) + f"   median {statistics.median(values):.1f}")
+    ours, *bare_ones = (statistics.median(rates[name]) for name in reversed(rates))
+    print(f"  ours to the faster of the bare ones: {ours / max(bare_ones):.3f}; peak memory after each turn: "
+          + ", ".join(f"{m:.0f}" for m in memory_mib) + " MiB")
+
+
+def questions(turn: int) -> list[Question]:
+    """Questions that no other turn asks."""
+    texts = [f"{n} + {turn + 2}" for n in range(QUESTIONS)]
+    return [Question(text, parse(text), False) for text in texts]
+
+
+async def bare(upstream: ClaudeUpstream, asked: list[Question], count: int) -> None:
+    """CLIENTS loops over `count` clients."""
+    todo = iter(asked)
+
+    async def work(client: anthropic.AsyncAnthropic) -> None:
+        for question in todo:
+            await client.messages.create(**upstream.request(question))
+
+    clients = [anthropic.AsyncAnthropic() for _ in range(count)]
+    await asyncio.gather(*(work(clients[loop % count]) for loop in range(CLIENTS)))
+    for client in clients:
+        await client.close()
+
+
+def serve(pipe) -> None:
+    """The tests' server, in a process of its own."""
+    from tests.messages_server import MessagesServer
+
+    server = MessagesServer(LATENCY_S)
+    pipe.send(server.url)
+    server.stopped.wait()
+
+
+if __name__ == "__main__":
+    main()

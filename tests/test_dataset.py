@@ -1,0 +1,146 @@
+"""The data set as files: the seed fixes every byte, damage is named by file and line, and training reads it."""
+
+import json
+import sys
+
+import pytest
+
+from adapter import dataset
+from adapter.commands import run
+from adapter.settings import Settings
+from adapter.task import SymbolTask
+from grpo.types import UserError
+from symbols.expression import GREEK, STANDARD, evaluate, parse
+from tests.conftest import lines
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch, capsys):
+    """`python -m adapter.dataset --out tmp_path/NAME ...`: exit code and its last line."""
+
+    def command(name: str, *arguments: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["dataset", "--out", str(tmp_path / name), *arguments])
+        code = run(dataset.main)
+        out, err = capsys.readouterr()
+        return code, (out + err).strip().splitlines()[-1]
+
+    return command
+
+
+def test_the_sources_data_set(make, tmp_path):
+    assert make("data", "--train", "1600", "--test", "400", "--seed", "0", "--upstream", "simulated")[0] == 0
+    train, test = (lines(tmp_path / "data" / name) for name in ("train.jsonl", "test.jsonl"))
+    assert [len(train), len(test)] == [1600, 400]
+    assert [sum(row["kind"] == "custom" for row in rows) for rows in (train, test)] == [800, 200]
+    assert not {row["expression"] for row in train} & {row["expression"] for row in test}
+    for row in train + test:
+        assert set(row) == {"expression", "kind", "truth", "api_answer", "model", "date"}
+        assert (row["model"], row["date"]) == ("simulated", None)
+        assert row["truth"] == str(evaluate(parse(row["expression"], GREEK if row["kind"] == "custom" else STANDARD)))
+
+
+def test_the_seed_fixes_every_byte(make, tmp_path):
+    small = ("--train", "60", "--test", "20", "--limit", "999")
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        assert make(name, *small, "--seed", seed)[0] == 0
+    a, b, c = ([(tmp_path / n / f).read_bytes() for f in ("train.jsonl", "test.jsonl")] for n in "abc")
+    assert a == b
+    assert a[0] != c[0]
+    assert make("a", *small, "--seed", "1")[0] == 0  # again: the same bytes, so nothing is lost
+    code, line = make("a", *small, "--seed", "2")
+    assert (code, "is there already, and is another one" in line) == (2, True)
+    assert a[0] == (tmp_path / "a" / "train.jsonl").read_bytes()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--train", "0"], "train = 0: must be greater than or equal to 1"),
+    (["--operands", "9", "1"], "operands = [9, 1]: expected two numbers"),
+    (["--terms", "1", "2"], "terms = [1, 2]"),
+    (["--operands", "1", "2", "--terms", "2", "2"], "holds too few expressions"),
+    (["--operands", "10", "99"], "no operands from 10 to 99"),
+    (["--symbols", "a+", "b+", "c×", "d÷"], "one for each of + − × ÷"),
+    (["--batch"], "api_batch = True: batches are asked of the API itself"),
+    (["--upstream", "vertex"], "GOOGLE_CLOUD_PROJECT"),
+    (["--upstream", "anthropic"], "ANTHROPIC_API_KEY"),
+])
+def test_mistakes_are_one_line_and_nothing_is_written(make, tmp_path, monkeypatch, arguments, words):
+    for name in ("ANTHROPIC_API_KEY", "GOOGLE_CLOUD_PROJECT", "GOOGLE_CLOUD_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    code, line = make("data", *arguments)
+    assert (code, words in line) == (2, True), line
+    assert not (tmp_path / "data").exists()
+
+
+def test_another_symbol_table_and_range(make, tmp_path):
+    assert make("data", "--symbols", "♠÷", "♥×", "♦−", "♣+", "--operands", "2", "9", "--terms", "3", "3", "--train", "40",
+                "--test", "10")[0] == 0
+    task = SymbolTask(Settings(data=str(tmp_path / "data"), symbols={"♠": "÷", "♥": "×", "♦": "−", "♣": "+"}), seed=0)
+    assert len(task.train) == 40
+    custom = next(p for p in task.train if p.kind == "custom")
+    assert task.score(custom, f"\\boxed{{{custom.data.truth}}}").reward == 1.0
+    with pytest.raises(UserError, match=r"train.jsonl: line 1: expression: expected one of θ α γ β at position"):
+        SymbolTask(Settings(data=str(tmp_path / "data")), seed=0)
+
+
+@pytest.fixture
+def folder(make, tmp_path):
+    make("data", "--train", "30", "--test", "10", "--limit", "999")
+    return tmp_path / "data"
+
+
+def test_what_is_written_is_read_back(folder):
+    train, test = dataset.read(folder, GREEK)
+    dataset.write(folder, train, test)  # would complain if a byte differed
+    task = SymbolTask(Settings(data=str(folder)), seed=5)
+    assert [p.name for p in task.train] == [row["expression"] for row in lines(folder / "train.jsonl")]
+    assert task.references["api"].label == "simulated API alone"
+
+
+@pytest.mark.parametrize(("damage", "words"), [
+    (lambda row: b"{broken\n", "no JSON"),
+    (lambda row: b"\xff" + row, "not UTF-8"),
+    (lambda row: b"[]\n", "expected an object with the texts expression, kind"),
+    (lambda row: row.replace(b'"kind": "custom"', b'"kind": "greek"'), "kind is 'greek', expected custom or standard"),
+    (lambda row: row.replace(b'"truth": "', b'"truth": "9'), "truth is 9"),
+    (lambda row: row.replace(b'"api_answer": "', b'"api_answer": "x'), "api_answer is 'x"),
+    (lambda row: b'{"expression": "4 \xce\xb2 0", "kind": "custom", "truth": "0", "api_answer": "0", "model": "m"}\n',
+     "division by zero"),
+    (lambda row: b'{"expression": "' + b"9" * 10**6 + b'"}\n', "longer than any row"),
+    (lambda row: b"\n", "no JSON"),
+])
+def test_a_damaged_row_is_named_by_file_and_line(folder, damage, words):
+    rows = (folder / "train.jsonl").read_bytes().splitlines(keepends=True)
+    rows[16] = damage(rows[16])
+    (folder / "train.jsonl").write_bytes(b"".join(rows))
+    with pytest.raises(UserError) as caught:
+        dataset.read(folder, GREEK)
+    assert "train.jsonl: line 17: " in str(caught.value)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 400
+
+
+def test_a_file_cut_short_leaking_or_absent_is_named(folder):
+    whole = (folder / "test.jsonl").read_bytes()
+    (folder / "test.jsonl").write_bytes(whole[:-5])
+    with pytest.raises(UserError, match=r"test.jsonl: line 10: cut short"):
+        dataset.read(folder, GREEK)
+    (folder / "test.jsonl").write_bytes(whole + (folder / "train.jsonl").read_bytes().splitlines(keepends=True)[3])
+    with pytest.raises(UserError, match=r"test.jsonl: line 11: .* is in train.jsonl too"):
+        dataset.read(folder, GREEK)
+    (folder / "test.jsonl").write_bytes(b"")
+    with pytest.raises(UserError, match=r"test.jsonl: holds no rows"):
+        dataset.read(folder, GREEK)
+    (folder / "test.jsonl").unlink()
+    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .*; make it with python -m adapter.dataset"):
+        dataset.read(folder, GREEK)
+
+
+def test_rows_say_who_answered_and_when(server, tmp_path, make):
+    code, line = make("data", "--train", "20", "--test", "10", "--yes", "--upstream", "anthropic", "--model",
+                      "claude-opus-5")
+    assert code == 0, line
+    row = json.loads((tmp_path / "data" / "test.jsonl").read_text().splitlines()[0])
+    assert row["model"] == "claude-opus-5"
+    assert len(row["date"]) == 10
+    assert (tmp_path / "data" / "answers.jsonl").exists()

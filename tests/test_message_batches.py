@@ -1,0 +1,106 @@
+"""Batches: asked once, waited for, and found again after a kill at any moment."""
+
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from adapter.claude import INSTRUCTION, ClaudeUpstream
+from grpo.types import UserError
+from tests.claude import expected, questions, rows, texts
+from tests.conftest import ROOT
+
+
+@pytest.fixture
+def batches(claude) -> ClaudeUpstream:
+    return replace(claude, batch=True)
+
+
+def test_a_batch_is_asked_waited_for_and_kept(server, batches, capsys):
+    asked = questions(40)
+    assert texts(batches, asked) == expected(asked)
+    assert list(server.batches) == ["msgbatch_1"]
+    assert not list(batches.store.parent.glob("*.batch.json"))
+    assert texts(replace(batches, batch=False), asked) == expected(asked)
+    assert len(server.asked) == 40
+    characters = sum(len(INSTRUCTION + q.text) for q in asked)
+    assert f"${(characters // 3 * 1.0 + 40 * 64 * 5.0) / 2e6:.2f}" in capsys.readouterr().err  # half the price
+
+
+def test_what_failed_in_a_batch_is_asked_again(server, batches):
+    bad = iter([{"type": "expired"}, {"type": "errored", "error": {"type": "error", "error": {
+        "type": "invalid_request_error", "message": "too silly"}}}, {"type": "canceled"}])
+    usual = server.batch_results
+    server.batch_results = lambda entry: next(bad, None) or usual(entry)
+    asked = questions(12)
+    with pytest.raises(UserError, match="3 of 12 questions have no answer yet"):
+        batches.answers(asked)
+    assert {row["error"] for row in rows(batches)} == {None, "batch request expired", "batch request errored: too silly",
+                                                       "batch request canceled"}
+    assert texts(batches, asked) == expected(asked)
+    assert [len(b["requests"]) for b in server.batches.values()] == [12, 3]
+
+
+def killed(batches: ClaudeUpstream, *, when: str) -> None:
+    """Run the first part of a batch in a process that dies at a given place."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from adapter import message_batches as m
+from adapter.claude import ClaudeUpstream
+from tests.claude import questions
+def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
+{when}
+upstream = ClaudeUpstream("anthropic", {batches.model!r}, Path({str(batches.store)!r}), agreed=True, batch=True, poll_s=0.02)
+upstream.answers(questions(25))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(("when", "submitted_before"), [
+    ("import anthropic.resources.messages.batches as b; b.AsyncBatches.create = die", 0),  # written down, not submitted
+    ("write = m._write; m._write = lambda s, n: die() if n['id'] else write(s, n)", 1),  # submitted, id not written down
+    ("m._keep = die", 1),  # ended, nothing kept
+    ("keep, n = m._keep, iter(range(10)); m._keep = lambda *a: die() if next(n, None) is None else keep(*a)", 1)])
+def test_a_batch_survives_a_kill_anywhere(server, batches, when, submitted_before):
+    killed(batches, when=when)
+    assert len(server.batches) == submitted_before
+    asked = questions(25)
+    assert texts(batches, asked) == expected(asked)
+    assert len(server.batches) == 1
+    assert len(rows(batches)) == 25  # one row a question
+    assert not list(batches.store.parent.glob("*.batch.json"))
+
+
+def test_an_unfinished_batch_is_collected_before_anything_else_is_asked(server, batches):
+    killed(batches, when="m._keep = die")
+    more = questions(30)
+    assert texts(replace(batches, batch=False), more) == expected(more)
+    assert len(server.asked) == 30
+
+
+def test_a_stranger_of_another_size_or_time_is_not_taken_for_ours(server, batches):
+    killed(batches, when="import anthropic.resources.messages.batches as b; b.AsyncBatches.create = die")
+    old, other = (datetime.now(UTC) - timedelta(hours=1)).isoformat(), datetime.now(UTC).isoformat()
+    for number, (size, created) in enumerate([(25, old), (24, other)]):
+        server.batches[f"stranger_{number}"] = {"polls": 9, "requests": [], "batch": {
+            "id": f"stranger_{number}", "type": "message_batch", "processing_status": "ended", "created_at": created,
+            "expires_at": created, "results_url": None,
+            "request_counts": {"processing": 0, "succeeded": size, "errored": 0, "canceled": 0, "expired": 0}}}
+    assert texts(batches, questions(25)) == expected(questions(25))
+    assert len(server.batches) == 3
+
+
+def test_a_batch_that_is_gone_is_one_line(server, batches):
+    killed(batches, when="m._keep = die")
+    server.batches.clear()
+    with pytest.raises(UserError, match=r"batch msgbatch_1 or its results are no longer on the server; delete .*batch.json"):
+        batches.answers(questions(25))
+    sidecar = next(batches.store.parent.glob("*.batch.json"))
+    sidecar.write_text("{")
+    with pytest.raises(UserError, match="no record of a batch"):
+        batches.answers(questions(25))
