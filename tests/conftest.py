@@ -1,19 +1,31 @@
 """Shared pieces: the tiny policy, small configs, and the plain padded pass that the shared-prefix pass must equal."""
 
+import json
+import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from adapter.claude import ClaudeUpstream
 from grpo.batch import pad
 from grpo.config import Config, load
 from grpo.policy import Policy
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
+from tests.claude import KEY
+from tests.messages_server import MessagesServer
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
+TOY = ("configs/tiny.yaml", "task.terms=[2,2]", "task.train=200", "task.test=40", "rollout.prompts_per_step=6",
+       "rollout.group_size=32", "rollout.max_new_tokens=40", "rollout.max_sequences=192", "optim.lr=3e-3")
 
 
 def tiny_config(*overrides: str) -> Config:
@@ -59,8 +71,71 @@ def run_train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProc
                           timeout=timeout, check=False)
 
 
+def lines(path: Path) -> list[dict]:
+    """The objects of a JSONL file."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory) -> tuple[Path, str]:
+    """A finished toy run and what it printed."""
+    folder = tmp_path_factory.mktemp("toy") / "run"
+    done = run_train(*TOY, f"run.dir={folder}", "run.steps=20", "eval.every=10", "checkpoint.every=8")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stdout
+
+
+@pytest.fixture(scope="session")
+def vllm_server(toy) -> Iterator[str]:
+    """vLLM's own server, as docs/serving.md starts it: the base, and the toy run's LoRA as "adapter".
+
+    Gives its address.
+    """
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "models/tiny", "--enable-lora",
+               "--max-lora-rank", "16", "--lora-modules", f"adapter={toy[0]}/adapter",
+               "--default-chat-template-kwargs", '{"enable_thinking": false}',
+               "--override-generation-config", '{"temperature": 0}',
+               "--enforce-eager", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"]
+    with open(toy[0].parent / "server.log", "w+") as log:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
+                                   env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"})
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 240
+        try:
+            while True:
+                try:
+                    urllib.request.urlopen(f"{url}/health", timeout=2)
+                    break
+                except OSError:
+                    assert process.poll() is None and time.monotonic() < deadline, log.seek(0) or log.read()[-3000:]  # noqa: PT018
+                    time.sleep(0.3)
+            yield url
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 @pytest.fixture(scope="module")
 def fp32_policy() -> Policy:
     policy = tiny_policy(tiny_config())
     randomize(policy, 0.05)
     return policy
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """The Messages API on this machine, and a key for it in the environment."""
+    httpd = MessagesServer()
+    monkeypatch.setenv("ANTHROPIC_API_KEY", KEY)
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", httpd.url)
+    yield httpd
+    httpd.stop()
+
+
+@pytest.fixture
+def claude(tmp_path) -> ClaudeUpstream:
+    """A client for it."""
+    return ClaudeUpstream("anthropic", "claude-haiku-4-5", tmp_path / "deep" / "answers.jsonl", concurrency=8, agreed=True,
+                          timeout_s=2, poll_s=0.02)

@@ -105,6 +105,31 @@ def test_the_flagship_has_the_experiments_settings():
     assert (config.optim.lr, config.optim.warmup, config.run.steps, config.checkpoint.every) == (5e-6, 0.1, 1000, 200)
 
 
+@pytest.mark.parametrize("name", ["vague", "explicit", "explicit_no_correct", "none_no_correct"])
+def test_the_conditions_differ_in_what_the_prompt_tells_and_in_nothing_else(name):
+    for place, base in (("", "vague"), ("tiny/", "tiny")):
+        condition, reference = (load(ROOT / "configs" / f"{file}.yaml").model_dump() for file in (place + name, base))
+        assert condition["task"].pop("condition") == name
+        assert reference["task"].pop("condition") == "vague"
+        assert name in condition["run"].pop("dir")
+        reference["run"].pop("dir")
+        assert condition == reference
+    assert load(ROOT / "configs" / "tiny" / f"{name}.yaml").run.steps <= 100
+
+
+def test_a_config_may_extend_another(tmp_path, complaint):
+    (tmp_path / "mine.yaml").write_text(f"extends: {TINY}\nrun: {{dir: runs/mine}}\noptim: {{betas: [0.8, 0.9]}}\n")
+    mine, tiny = load(tmp_path / "mine.yaml", ["run.steps=7"]), tiny_config()
+    assert (mine.run.dir, mine.run.steps, mine.run.seed) == ("runs/mine", 7, tiny.run.seed)
+    assert (mine.optim.betas, mine.optim.lr, mine.rollout) == ((0.8, 0.9), tiny.optim.lr, tiny.rollout)
+    (tmp_path / "lost.yaml").write_text("extends: nowhere.yaml\n")
+    assert "nowhere.yaml: cannot be read" in complaint(tmp_path / "lost.yaml")
+    (tmp_path / "circle.yaml").write_text("extends: circle.yaml\n")
+    assert "extends: unknown key" in complaint(tmp_path / "circle.yaml")
+    (tmp_path / "list.yaml").write_text("extends: [a, b]\n")
+    assert "list.yaml: not a YAML config" in complaint(tmp_path / "list.yaml")
+
+
 def test_the_resolved_config_reads_back_equal():
     config = tiny_config("optim.lr=5e-6", "run.steps=7")
     assert config.optim.lr == 5e-6

@@ -17,10 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from adapter.tokenizer import build_tokenizer
 from grpo import checkpoint, rundir
 from grpo.types import UserError
-from tests.conftest import ROOT, run_train, tiny_config
+from tests.conftest import ROOT, TOY, lines, run_train, tiny_config
 
-TOY = ("configs/tiny.yaml", "task.terms=[2,2]", "task.train=200", "task.test=40", "rollout.prompts_per_step=6",
-       "rollout.group_size=32", "rollout.max_new_tokens=40", "rollout.max_sequences=192", "optim.lr=3e-3")
 KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_right", "groups/all_wrong", "groups/mixed",
         "policy/entropy", "policy/clip_fraction", "policy/grad_norm", "policy/lr", "loss", "parity/logp_max_abs_diff",
         "parity/logp_mean_abs_diff", "parity/kl", "completion/mean_tokens", "completion/truncated_fraction",
@@ -28,19 +26,6 @@ KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_r
         "memory/peak_gib"}
 LINE_KEYS = {"step", "problem", "prompt", "completion", "token_ids", "logp_sampler", "logp_trainer", "entropy", "reward",
              "advantage", "finish_reason"}
-
-
-def lines(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> tuple[Path, str]:
-    """A finished toy run and what it printed."""
-    folder = tmp_path_factory.mktemp("toy") / "run"
-    done = run_train(*TOY, f"run.dir={folder}", "run.steps=20", "eval.every=10", "checkpoint.every=8")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
 
 
 def test_a_toy_run_learns(toy):

@@ -1,0 +1,191 @@
+"""The chain that people use: expression -> API -> adapter -> final answer.
+
+    python -m adapter.ask "36 γ 52" --run runs/tiny
+    python -m adapter.ask --file expressions.txt --run runs/tiny --json      one expression a line; - reads stdin
+
+Answers come in order, as they are ready. Exit codes: 0 every expression has a final answer; 1 some have none; 2 a mistake
+in the command or an expression.
+"""
+
+import argparse
+import dataclasses
+import json
+import queue
+import sys
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+from adapter.commands import add_api_options, given, run, settings_from
+from adapter.parse import Agree, Override, Unparsed
+from adapter.prompt import PromptText
+from adapter.reward import resolve
+from adapter.settings import make_notation, make_upstream
+from adapter.upstream import Question, Upstream
+from grpo.types import Problem, UserError
+from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
+
+MOST_AT_ONCE = 256  # expressions in a batch
+LONGEST_LINE = 100_000  # bytes of an input line
+
+
+@dataclass(frozen=True)
+class ChainAnswer:
+    """One expression's way through the chain."""
+
+    expression: str
+    api_answer: str  # a number, or "none"
+    verdict: Literal["correct", "override", "unparsed"]
+    answer: str | None  # the final one: a number, or None where there is none
+    completion: str  # what the adapter wrote
+
+
+class Chain:
+    """An API, and behind it the adapter of a finished run.
+
+        chain = Chain("runs/tiny")
+        for answer in chain(["36 γ 52", "8 β 4"]):
+            print(answer.expression, answer.api_answer, answer.verdict, answer.answer)
+    """
+
+    def __init__(self, run_directory: str | Path, api: Upstream | None = None, **changes: object):
+        """Read the run. vLLM starts with the first question.
+
+        api: what to ask first; by default the API of the run's settings, with `changes` to those (adapter/settings.py),
+            such as upstream="anthropic". A real one spends without asking.
+        Raises UserError where the directory holds no run of this task, or this machine lacks something.
+        """
+        from adapter.trained import TrainedAdapter
+
+        self._adapter = TrainedAdapter(Path(run_directory))
+        settings = settings_from(changes, **self._adapter.settings.model_dump())
+        self.notation = make_notation(settings)
+        self.upstream = api or make_upstream(settings, self._adapter.config.run.seed, quiet=True)
+        self._text = PromptText(settings.condition, self.notation)
+
+    def __call__(self, expressions: Sequence[str]) -> list[ChainAnswer]:
+        """Each expression's answer, in order. Raises UserError for a text that is no expression."""
+        return self.answer([read_question(text, self.notation) for text in expressions])
+
+    def answer(self, questions: Sequence[Question]) -> list[ChainAnswer]:
+        """The same for questions that are read already."""
+        api = [answer.text for answer in self.upstream.answers(questions)]
+        problems = [Problem(q.text, "custom" if q.custom else "standard", tuple(self._text.messages(q.text, answer)))
+                    for q, answer in zip(questions, api, strict=True)]
+        completions = self._adapter.complete(problems)
+        return [self._resolved(q, answer, c.text) for q, answer, c in zip(questions, api, completions, strict=True)]
+
+    def close(self) -> None:
+        """Stop vLLM."""
+        self._adapter.close()
+
+    def _resolved(self, question: Question, api_answer: str, completion: str) -> ChainAnswer:
+        answer = self._text.answer_in(completion)
+        verdict = {Agree: "correct", Override: "override", Unparsed: "unparsed"}[type(answer)]
+        final = resolve(answer, api_answer)
+        return ChainAnswer(question.text, api_answer, verdict, None if final is None else str(final), completion)
+
+
+def read_question(text: str, notation: Notation) -> Question:
+    """An expression in custom symbols or in ordinary operators, as a question. Raises UserError, naming the place."""
+    text = text.strip()
+    custom = any(sign in text for sign in notation)
+    used = notation if custom else STANDARD
+    try:
+        expression = parse(text, used)
+        if not expression.ops:
+            raise ExpressionError("it has no operation")
+        evaluate(expression)
+    except (ExpressionError, ZeroDivisionError) as error:
+        what = "division by zero" if isinstance(error, ZeroDivisionError) else error
+        shown = repr(text if len(text) <= 60 else text[:60] + "...")
+        raise UserError(f"{shown}: {what}; write it like 36 {next(iter(notation))} 52, or 36 + 52") from None
+    return Question(render(expression, used), expression, custom)
+
+
+def read_lines(file: BinaryIO, name: str, notation: Notation) -> Iterator[Question]:
+    """The questions of a file, one a line. Raises UserError, naming the line, where one is none."""
+    number = 0
+    while line := file.readline(LONGEST_LINE):
+        number += 1
+        try:
+            if len(line) == LONGEST_LINE:
+                raise UserError(f"a line of {LONGEST_LINE:,} bytes or more; give one expression a line")
+            yield read_question(line.decode(), notation)
+        except UnicodeDecodeError:
+            raise UserError(f"{name}: line {number}: not UTF-8; save the file as UTF-8") from None
+        except UserError as error:
+            raise UserError(f"{name}: line {number}: {error}") from None
+
+
+def as_they_come(questions: Iterable[Question]) -> Iterator[list[Question]]:
+    """Batches of what has arrived: one where a person or a program waits for each answer, MOST_AT_ONCE from a full pipe.
+
+    Reads ahead in a thread. An error of `questions` is raised after what came before it was handed out.
+    """
+    arrived: queue.Queue[Question | Exception | None] = queue.Queue(maxsize=2 * MOST_AT_ONCE)
+
+    def read() -> None:
+        try:
+            for question in questions:
+                arrived.put(question)
+            arrived.put(None)
+        except (UserError, OSError) as error:
+            arrived.put(error)
+
+    threading.Thread(target=read, daemon=True).start()
+    item = arrived.get()
+    while isinstance(item, Question):
+        batch = [item]
+        while len(batch) < MOST_AT_ONCE and not arrived.empty() and isinstance(item := arrived.get(), Question):
+            batch.append(item)
+        yield batch
+        if isinstance(item, Question):
+            item = arrived.get()
+    if item is not None:
+        raise item
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m adapter.ask", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("expression", nargs="?", help="such as '36 γ 52'")
+    what.add_argument("--file", metavar="FILE", help="expressions, one a line; - for stdin")
+    parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run that train.py finished")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, the adapter's completion included")
+    add_api_options(parser)
+    options = parser.parse_args(arguments)
+    chain, complete = Chain(options.run, **given(options)), True
+    for batch in _batches(options, chain.notation):
+        for answer in chain.answer(batch):
+            complete &= answer.answer is not None
+            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else
+                  f"{answer.expression}  |  {chain.upstream.label}: {answer.api_answer}  |  adapter: {answer.verdict}  |  "
+                  f"answer: {answer.answer or 'none'}", flush=True)
+    chain.close()
+    return 0 if complete else 1
+
+
+def _batches(options: argparse.Namespace, notation: Notation) -> Iterator[list[Question]]:
+    """What is asked. A file is read whole, so that nothing is answered where a line of it is wrong; stdin as it comes."""
+    if options.file == "-":
+        yield from as_they_come(read_lines(sys.stdin.buffer, "stdin", notation))
+        return
+    if options.file is None:
+        questions = [read_question(options.expression, notation)]
+    else:
+        try:
+            with open(options.file, "rb") as file:
+                questions = list(read_lines(file, options.file, notation))
+        except OSError as error:
+            raise UserError(f"{options.file}: cannot be read ({error.strerror})") from None
+    for at in range(0, len(questions), MOST_AT_ONCE):
+        yield questions[at : at + MOST_AT_ONCE]
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))

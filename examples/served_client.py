@@ -1,0 +1,29 @@
+"""Ask an adapter that vLLM serves (docs/serving.md): `python -m examples.served_client "36 γ 27" none`."""
+
+import os
+import sys
+
+import anthropic
+
+from adapter.prompt import PromptText
+from adapter.reward import resolve
+from symbols.expression import GREEK
+
+
+class ServedAdapter:
+    """An adapter behind vLLM's own server. `url` is the server's, `name` the one --lora-modules gave it."""
+
+    def __init__(self, url: str, name: str = "adapter", condition: str = "vague"):
+        self._client = anthropic.Anthropic(base_url=url, api_key=os.environ.get("VLLM_API_KEY", "none"))
+        self._name, self._prompt = name, PromptText(condition, GREEK)
+
+    def correct(self, expression: str, api_answer: str) -> str | None:
+        """The final answer, given the API's (a number, or "none"); None where the adapter gives none."""
+        reply = self._client.messages.create(model=self._name, max_tokens=96,
+                                             messages=self._prompt.messages(expression, api_answer))
+        answer = resolve(self._prompt.answer_in(reply.content[0].text), api_answer)
+        return None if answer is None else str(answer)
+
+
+if __name__ == "__main__":
+    print(ServedAdapter(os.environ.get("VLLM_URL", "http://127.0.0.1:8000")).correct(*sys.argv[1:3]))

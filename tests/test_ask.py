@@ -1,0 +1,151 @@
+"""The chain: `python -m adapter.ask`, and Chain as a library, on a real run."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from adapter.ask import MOST_AT_ONCE, as_they_come, read_lines, read_question
+from grpo.types import UserError
+from symbols.expression import GREEK
+from tests.conftest import ROOT
+
+EXPRESSIONS = ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 - 4", "6 * 7", "8/4"]
+
+
+def ask(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "adapter.ask", *arguments], cwd=ROOT, capture_output=True, check=False,
+                          text=True, **kwargs)
+
+
+def test_stdin_is_answered_in_order_as_it_comes(toy):
+    command = [sys.executable, "-m", "adapter.ask", "--file", "-", "--run", str(toy[0]), "--json"]
+    process = subprocess.Popen(command, cwd=ROOT, text=True, **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE))
+    answers = []
+    for expression in EXPRESSIONS:  # each is written only once the one before has been answered
+        process.stdin.write(expression + "\n")
+        process.stdin.flush()
+        answers.append(json.loads(process.stdout.readline()))
+    process.stdin.write("6 θ 7\n3 % 4\n9 α 4\n")
+    process.stdin.close()
+    rest, errors = process.stdout.read(), process.stderr.read()
+    assert process.wait() == 2
+    assert [a["expression"] for a in answers] == ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 − 4", "6 × 7", "8 ÷ 4"]
+    assert sum(a["answer"] == right for a, right in zip(answers, ["13", "5", "42", "2"] * 2, strict=True)) >= 7
+    assert set(answers[0]) == {"expression", "api_answer", "verdict", "answer", "completion"}
+    assert [json.loads(line)["expression"] for line in rest.splitlines()] == ["6 θ 7"]
+    assert errors.splitlines()[-1].startswith("error: stdin: line 10: '3 % 4': expected one of")
+
+
+def test_one_expression_in_words(toy):
+    done = ask("6 + 7", "--run", str(toy[0]))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].startswith("6 + 7  |  simulated API: ")
+    assert done.stdout.endswith("answer: 13\n")
+
+
+def test_an_answer_that_is_missing_shows_in_the_exit_code(toy):
+    done = ask("98 γ 97", "--run", str(toy[0]))  # beyond what the embedded base computes
+    assert (done.returncode, done.stdout.splitlines()[-1][-12:]) == (1, "answer: none")
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["", "--run", "RUN"], "position 1, found the end"),
+    (["3 % 4", "--run", "RUN"], "'3 % 4': expected one of + − × ÷ at position 3"),
+    (["3 θ 4 + 5", "--run", "RUN"], "expected one of θ α γ β at position 7"),
+    (["٣ θ 4", "--run", "RUN"], "expected a number at position 1"),
+    (["4 β 0", "--run", "RUN"], "division by zero"),
+    (["36", "--run", "RUN"], "no operation"),
+    (["9" * 10_000, "--run", "RUN"], "10000 characters; at most 1000"),
+    (["9" * 998 + "+1", "--run", "RUN"], "leave the adapter room"),
+    (["3 θ 4", "--run", "nowhere"], "nowhere: no run directory"),
+    (["3 θ 4", "--run", "RUN", "--concurrency", "0"], "api_concurrency = 0"),
+    (["--file", "nowhere.txt", "--run", "RUN"], "nowhere.txt: cannot be read"),
+    (["--file", "FILE", "--run", "RUN"], "line 2: not UTF-8"),
+    (["3 θ 4", "--run", "OTHER TASK"], "this command knows adapter.task:SymbolTask alone"),
+    (["3 θ 4", "--run", "OTHER BASE"], "the LoRA of another base than models/tiny"),
+    (["3 θ 4", "--run", "DAMAGED"], "no LoRA that can be read"),
+    (["3 θ 4", "--run", "UNTRAINED"], "holds no LoRA yet"),
+])
+def test_mistakes_are_one_line(toy, tmp_path, arguments, words, capsys, monkeypatch):
+    from adapter import ask as command
+    from adapter.commands import run
+
+    monkeypatch.chdir(ROOT)
+    arguments = [place(a, toy[0], tmp_path) for a in arguments]
+    monkeypatch.setattr(sys, "argv", ["ask", *arguments])
+    assert run(command.main) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert words in err
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert len(err) < 400
+
+
+def place(argument: str, run: Path, tmp_path: Path) -> str:
+    """Stand-ins for paths: the toy run, or a copy of its files that is wrong in some way."""
+    if argument == "FILE":
+        (tmp_path / "file.txt").write_bytes("3 θ 4\n".encode() + b"\xff\xfe\n")
+        return str(tmp_path / "file.txt")
+    if argument not in ("OTHER TASK", "OTHER BASE", "DAMAGED", "UNTRAINED"):
+        return str(run) if argument == "RUN" else argument
+    copy = tmp_path / "run"
+    shutil.copytree(run / "adapter", copy / "adapter")
+    shutil.copy(run / "config.yaml", copy)
+    weights = copy / "adapter" / "adapter_model.safetensors"
+    if argument == "OTHER TASK":
+        text = (copy / "config.yaml").read_text()
+        (copy / "config.yaml").write_text(text.replace("adapter.task:SymbolTask", "my_task.py:Mine"))
+    elif argument == "OTHER BASE":
+        save_file({name: torch.zeros(t.shape[0], t.shape[1] + 1) for name, t in load_file(weights).items()}, weights)
+    elif argument == "DAMAGED":
+        weights.write_bytes(weights.read_bytes()[:1000])
+    else:
+        shutil.rmtree(copy / "adapter")
+    return str(copy)
+
+
+def test_a_full_pipe_is_read_in_batches_and_a_trickle_at_once():
+    everything = list(as_they_come(read_question(f"{n} + 1", GREEK) for n in range(3 * MOST_AT_ONCE)))
+    assert [q.text for batch in everything for q in batch] == [f"{n} + 1" for n in range(3 * MOST_AT_ONCE)]
+    assert max(map(len, everything)) <= MOST_AT_ONCE
+    more = threading.Event()
+
+    def trickle():
+        for n in range(3):
+            yield read_question(f"{n} + 1", GREEK)
+            more.wait()
+            more.clear()
+
+    for n, batch in enumerate(as_they_come(trickle())):
+        assert [q.text for q in batch] == [f"{n} + 1"]  # handed out before the next exists
+        more.set()
+
+
+def test_memory_stays_flat_on_an_endless_pipe():
+    made = 0
+
+    def endless():
+        nonlocal made
+        while True:
+            made += 1
+            yield read_question("1 + 1", GREEK)
+
+    batches = as_they_come(endless())
+    next(batches)
+    time.sleep(0.2)
+    assert made < 4 * MOST_AT_ONCE  # the reader waits for the asker
+
+
+def test_a_line_without_an_end_is_refused(tmp_path):
+    (tmp_path / "long.txt").write_bytes(b"1 + 1\n" + b"9" * 10**6)
+    with (tmp_path / "long.txt").open("rb") as file, pytest.raises(UserError, match="line 2: a line of 100,000 bytes"):
+        list(read_lines(file, "long.txt", GREEK))
