@@ -6,7 +6,7 @@
     stop_reason, usage, date
     error        what went wrong instead, in words; such a request is asked again
 
-Lines are only ever appended, each flushed as it is written: a kill costs the line being written, no more.
+Lines are only ever appended, each in one write: a kill costs the line being written, no more.
 """
 
 import fcntl
@@ -75,7 +75,7 @@ class AnswerStore:
         """Within it, `add` works. Raises UserError where the file cannot be written, or another process is adding to it."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            file = self.path.open("a+b")
+            file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written ({error.strerror}); choose another file") from None
         with file:
@@ -84,19 +84,24 @@ class AnswerStore:
             except OSError:
                 raise UserError(f"{self.path}: another process is collecting answers in it; wait for it, "
                                 "or every question is paid for twice") from None
-            file.seek(0)
-            file.truncate(sum(len(line) for line in file if line.endswith(b"\n")))  # what a kill cut short
+            with self.path.open("rb") as earlier:
+                file.truncate(sum(len(line) for line in earlier if line.endswith(b"\n")))  # what a kill cut short
             self._file = file
             yield
             self._file = None
 
     def add(self, request: Request, text: str | None, stop_reason: str | None, usage: dict[str, int] | None,
             error: str | None = None) -> None:
-        """Append an answer, or what went wrong instead; on its way to the disk before this returns."""
+        """Append an answer, or what went wrong instead, at once. Raises UserError where the disk takes no more."""
         row = {"key": key_of(request), "request": request, "text": text, "stop_reason": stop_reason, "usage": usage,
                "error": error, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-        self._file.flush()
+        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        try:
+            fault = "" if self._file.write(line) == len(line) else "the disk is full"
+        except OSError as error:
+            fault = error.strerror
+        if fault:
+            raise UserError(f"{self.path}: {fault}; what was answered before is kept; make room and run again")
 
     def add_reply(self, request: Request, reply: "Message") -> str:
         """Append an API's reply. Returns what is wrong with it, in words, or ""."""

@@ -64,7 +64,7 @@ class ClaudeUpstream:
         store = AnswerStore(self.store)
         requests = {key_of(request): request for request in map(self.request, questions)}
         stored = store.read()
-        if message_batches.unfinished(self.store) or requests.keys() - stored.keys():
+        if requests.keys() - stored.keys():
             if lacking := missing(self.provider):
                 raise UserError(f"{self.model}: missing here: {'; '.join(lacking)}")
             with store.appending():
@@ -74,6 +74,7 @@ class ClaudeUpstream:
         return [UpstreamAnswer(number_in(answer.text), self.model, answer.date) for answer in found]
 
     def request(self, question: Question) -> Request:
+        """What is sent for a question."""
         return {"model": self.model, "max_tokens": self.max_tokens,
                 "messages": [{"role": "user", "content": INSTRUCTION + question.text}]}
 
@@ -81,13 +82,12 @@ class ClaudeUpstream:
         """Ask for what the store lacks. Raises UserError where answers are missing after that."""
         import anthropic
 
-        unasked, failures = {}, Counter()
         try:
             async with self._client() as client:
-                if message_batches.unfinished(self.store):  # paid for already, whatever is asked now
+                waiting, unasked = message_batches.unfinished(self.store), missing_from(store, requests)
+                if waiting & unasked.keys() or (waiting and self.batch):  # paid for already
                     await message_batches.finish(client, store, self.poll_s)
-                stored = store.read()
-                unasked = {key: request for key, request in requests.items() if key not in stored}
+                    unasked = missing_from(store, requests)
                 if not unasked:
                     return
                 self._agree(len(requests), unasked)
@@ -99,7 +99,7 @@ class ClaudeUpstream:
             failures = Counter([in_words(error)])
         if failures:
             kinds = ", ".join(f"{n} x {kind}" for kind, n in failures.most_common(3))
-            left = len(requests.keys() - store.read().keys())
+            left = len(missing_from(store, requests))
             raise UserError(f"{self.model}: {left} of {len(requests)} questions have no answer yet ({kinds}); what was "
                             f"answered is kept in {store.path}; run again to ask for the rest")
 
@@ -114,7 +114,8 @@ class ClaudeUpstream:
         if not sys.stdin.isatty():
             raise UserError(f"{self.model}: nothing was asked; to go on without a question at the terminal, "
                             "give --yes (in a config: task.api_yes=true)")
-        if input("ask? [y/N] ").strip().lower() not in ("y", "yes"):
+        print("ask? [y/N] ", end="", file=sys.stderr, flush=True)
+        if sys.stdin.readline().strip().lower() not in ("y", "yes"):
             raise UserError(f"{self.model}: nothing was asked")
 
     def _estimate(self, unasked: dict[str, Request]) -> str:
@@ -167,9 +168,7 @@ class ClaudeUpstream:
                     if hopeless or in_a_row > self.concurrency:
                         todo.close()
 
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self.concurrency, len(requests))):
-                    group.create_task(work())
+            await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(requests)))))
         return failures
 
     async def _ask_one(self, client, store: AnswerStore, request: Request) -> tuple[str, bool]:
@@ -194,6 +193,12 @@ def missing(provider: str) -> list[str]:
     if not _google_errors():
         lacking.append("the package google-auth (pip install -r requirements/vertex.txt)")
     return lacking
+
+
+def missing_from(store: AnswerStore, requests: dict[str, Request]) -> dict[str, Request]:
+    """The requests that have no answer in the store."""
+    stored = store.read()
+    return {key: request for key, request in requests.items() if key not in stored}
 
 
 def number_in(text: str) -> str:

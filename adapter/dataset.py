@@ -176,7 +176,7 @@ def main(arguments: list[str]) -> None:
     except ValueError as error:
         raise UserError(f"--operands, --terms, --limit: {error}; widen them, or lower --train and --test") from None
     write(options.out, train, test)
-    right = sum(row.api_answer == str(row.truth) for row in train + test)
+    right = sum(parse_number(row.api_answer) == row.truth for row in train + test)
     print(f"{options.out}: {len(train)} train and {len(test)} test rows; {upstream.label} is right on {right} of them")
 
 

@@ -26,9 +26,9 @@ MOST = 10_000  # requests in a batch; the API takes 100,000 of them, or 256 MB
 CLOCKS_DIFFER = timedelta(minutes=2)  # ours and the server's, at most
 
 
-def unfinished(store: Path) -> bool:
-    """Whether a batch is under way whose answers belong in this store."""
-    return _sidecar(store).exists()
+def unfinished(store: Path) -> set[str]:
+    """The keys of a batch that is under way, and whose answers belong in this store. Raises UserError as `finish` does."""
+    return set(_read(store)["requests"]) if _sidecar(store).exists() else set()
 
 
 async def ask(client: "AsyncAnthropic", store: AnswerStore, requests: dict[str, Request], poll_s: float) -> Counter[str]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from adapter import claude
 from adapter.dataset import Row, build, read
-from adapter.parse import Unparsed
+from adapter.parse import Agree, Unparsed
 from adapter.prompt import PromptText
 from adapter.reward import reward
 from adapter.settings import Settings, make_notation, make_range, make_upstream
@@ -55,6 +55,6 @@ def _label(rows: list[Row]) -> str:
 def _api_accuracy(rows: list[Row]) -> Table:
     table: Table = {}
     for kind in ("custom", "standard", "overall"):
-        right = [row.api_answer == str(row.truth) for row in rows if kind in (row.kind, "overall")]
+        right = [reward(Agree(), row.api_answer, row.truth) for row in rows if kind in (row.kind, "overall")]
         table[kind] = sum(right) / max(1, len(right))
     return table

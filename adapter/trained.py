@@ -53,7 +53,7 @@ class TrainedAdapter(Chat):
         if lacking := missing(self.config):
             raise UserError(f"{run}: missing here: {'; '.join(lacking)}")
         super().__init__(self.config.model, pick_device(self.config.model))
-        self.folder, self.step = _newest_lora(run)
+        self.folder, self.step = _newest_lora(run, self.config.run.steps)
         self._lora = _read_lora(self.folder, self.path)
         self.scale = self.config.lora.alpha / self.config.lora.rank
         positions = AutoConfig.from_pretrained(self.path).get_text_config().max_position_embeddings
@@ -79,8 +79,10 @@ class TrainedAdapter(Chat):
     def base_only(self) -> Iterator[None]:
         """Within it, the LoRA is zero: the base answers."""
         self._engine.swap_lora({name: torch.zeros_like(tensor) for name, tensor in self._lora.items()})
-        yield
-        self._engine.swap_lora(self._lora)
+        try:
+            yield
+        finally:
+            self._engine.swap_lora(self._lora)
 
     def close(self) -> None:
         """Stop vLLM."""
@@ -101,15 +103,17 @@ class TrainedAdapter(Chat):
         return prompt
 
 
-def _newest_lora(run: Path) -> tuple[Path, int]:
+def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
     """The folder of the finished run's LoRA, or of its newest checkpoint's while it is unfinished, and its step."""
-    config = load(run / "config.yaml")
-    if (run / "adapter" / WEIGHTS).is_file():
-        return run / "adapter", config.run.steps
-    if not (run / "checkpoints").is_dir():
+    finished, checkpoints = (run / "adapter" / WEIGHTS).is_file(), run / "checkpoints"
+    if checkpoints.is_dir() and any(checkpoints.glob("step-*")):
+        newest, _ = checkpoint.newest(checkpoints)
+        step = int(newest.name.removeprefix("step-"))
+        if step < steps:  # a finished run that is being extended has an older LoRA in adapter/
+            return newest, step
+    if not finished:
         raise UserError(f"{run}: holds no LoRA yet, neither adapter/ nor checkpoints/")
-    folder, _ = checkpoint.newest(run / "checkpoints")
-    return folder, int(folder.name.removeprefix("step-"))
+    return run / "adapter", steps
 
 
 def _read_lora(folder: Path, base: str) -> dict[str, torch.Tensor]:

@@ -1,0 +1,118 @@
+"""What a run recorded about itself, read line by line and checked."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adapter.dataset import Kind
+from grpo.types import Table, UserError
+
+LONGEST_LINE = 16 * 2**20  # bytes; a completion of 10,000 tokens has under 1 MB
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """The keys that are read here; others may be there."""
+
+    model_config = ConfigDict(frozen=True, strict=True)
+
+
+class RolloutLine(Record):
+    """A sampled completion and its reward."""
+
+    step: int
+    problem: str
+    kind: Kind
+    completion: str
+    reward: Unit
+
+
+class MetricsLine(Record):
+    """The rewards of a step, by kind. None: that kind was not drawn."""
+
+    step: int
+    custom: Unit | None = Field(None, alias="reward/custom")
+    standard: Unit | None = Field(None, alias="reward/standard")
+
+
+class Measured(Record):
+    """A greedy evaluation on the test problems."""
+
+    step: int
+    custom: Unit | None = None
+    standard: Unit | None = None
+    overall: Unit
+
+    def table(self) -> Table:
+        """Accuracies by kind."""
+        return self.model_dump(exclude={"step"}, exclude_none=True)
+
+
+class Evaluation(Record):
+    """evaluation.json."""
+
+    api: dict[str, Unit]
+    steps: list[Measured]
+
+
+Line = TypeVar("Line", bound=Record)
+
+
+def read_lines(path: Path, kind: type[Line], cure: str) -> Iterator[tuple[int, Line]]:
+    """The lines of a JSONL file, with their numbers. Raises UserError, naming file, line and cure, where one is damaged."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while text := file.readline(LONGEST_LINE):
+                number += 1
+                if not text.endswith(b"\n"):
+                    fault = "too long" if len(text) == LONGEST_LINE else "cut short"
+                    raise UserError(f"{path}: line {number}: {fault}; {cure}")
+                try:
+                    yield number, kind.model_validate_json(text)
+                except ValidationError as error:
+                    raise UserError(f"{path}: line {number}: {first_fault(error)}; {cure}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
+
+
+def read_metrics(run: Path, until: int) -> list[MetricsLine]:
+    """metrics.jsonl up to a step. Raises UserError, naming the line, where one of those is damaged."""
+    path, steps = run / "metrics.jsonl", []
+    if path.exists():
+        for _, line in read_lines(path, MetricsLine, "delete that line, and the plots leave its step out"):
+            steps.append(line)
+            if line.step >= until:
+                break
+    return steps
+
+
+def read_evaluation(run: Path, until: int, api: Table) -> list[Measured]:
+    """The run's own evaluations up to a step; empty where there is no evaluation.json.
+
+    api: the API's accuracies on the test problems. Raises UserError where the file is damaged, or has others.
+    """
+    path = run / "evaluation.json"
+    if not path.exists():
+        return []
+    cure = "delete the file to go on without it"
+    try:
+        evaluation = Evaluation.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_fault(error)}; {cure}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    if evaluation.api != api:
+        raise UserError(f"{path}: the API's accuracies there are {json.dumps(evaluation.api)}, and {json.dumps(api)} on the "
+                        "test problems here: these are others than the run was evaluated on; restore the data it used")
+    return [measured for measured in evaluation.steps if measured.step <= until]
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing wrong, in a few words."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return " ".join(f"{where + ': ' if where else ''}{fault['msg']}".split())
