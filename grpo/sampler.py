@@ -11,12 +11,14 @@ Three facts about vLLM decide how the LoRA is served while it changes every step
 """
 
 import gc
+import logging
 import os
 import warnings
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: keeps the engine in this process
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
 warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns that a CPU has no Triton
 
 import tempfile
 from collections.abc import Callable, Sequence
@@ -68,7 +70,7 @@ class Sampler:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
         self._llm = LLM(
             model=policy.path, skip_tokenizer_init=True, dtype=str(policy.dtype).removeprefix("torch."),
-            max_model_len=context, seed=config.run.seed,
+            max_model_len=context, seed=config.run.seed, use_tqdm_on_load=False,
             enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
             logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
             **({"gpu_memory_utilization": rollout.gpu_memory_share,

@@ -57,6 +57,24 @@ def test_a_number_in_the_last_box_is_found(number, noise):
     assert parse_answer(f"{noise}\\boxed{{{number}}}{noise}") == Override(Fraction(number))
 
 
+@given(st.text(alphabet=st.characters(exclude_characters="{}\\")), st.integers(1, 20))
+def test_of_nested_boxes_the_innermost_counts(content, depth):
+    nested = r"\boxed{" * depth + content + "}" * depth
+    assert parse_answer(nested) == parse_answer(f"\\boxed{{{content}}}")
+
+
+@given(st.lists(st.integers(-999, 999), min_size=2), st.sampled_from(["", " or ", "}", "{", "\n"]))
+def test_of_several_boxes_the_last_counts(numbers, between):
+    text = between.join(f"\\boxed{{{n}}}" for n in numbers)
+    assert parse_answer(text) == Override(Fraction(numbers[-1]))
+
+
+@given(st.text(alphabet=st.characters(categories=["Nd"]), min_size=1))
+def test_only_ascii_digits_are_digits(digits):
+    answer = parse_answer(f"\\boxed{{{digits}}}")
+    assert isinstance(answer, Override) == (digits.isascii() and len(digits) <= 40)
+
+
 @pytest.mark.parametrize("text", [r"\boxed{" * 150_000, r"\boxed{1}" * 110_000, "9" * 10**6, r"\boxed{" + "9" * 10**6 + "}"])
 def test_a_megabyte_takes_no_time(text):
     started = time.perf_counter()

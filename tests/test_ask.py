@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapter.ask import MOST_AT_ONCE, as_they_come, read_lines, read_question
+from adapter.trained import TrainedAdapter
 from grpo.types import UserError
 from symbols.expression import GREEK
 from tests.conftest import ROOT
@@ -111,6 +112,20 @@ def place(argument: str, run: Path, tmp_path: Path) -> str:
     else:
         shutil.rmtree(copy / "adapter")
     return str(copy)
+
+
+def test_the_newest_lora_answers(toy, tmp_path):
+    whole, run = toy[0], tmp_path / "run"
+    shutil.copytree(whole, run)
+    finished = TrainedAdapter(run)
+    assert (finished.folder, finished.step) == (run / "adapter", 20)
+    text = (run / "config.yaml").read_text()
+    assert "steps: 20" in text
+    (run / "config.yaml").write_text(text.replace("steps: 20", "steps: 90"))  # being extended: adapter/ may be older
+    extended = TrainedAdapter(run)
+    assert (extended.folder, extended.step) == (run / "checkpoints" / "step-00020", 20)
+    shutil.rmtree(run / "checkpoints")
+    assert TrainedAdapter(run).folder == run / "adapter"
 
 
 def test_a_full_pipe_is_read_in_batches_and_a_trickle_at_once():

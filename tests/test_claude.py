@@ -1,5 +1,8 @@
 """The real client against a server on this machine: asked once, kept, and never talked into silliness."""
 
+import io
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +13,14 @@ from adapter.answers import AnswerStore
 from adapter.claude import INSTRUCTION, number_in
 from grpo.types import UserError
 from tests.claude import KEY, expected, questions, rows, texts
+from tests.conftest import ROOT
+
+
+class Terminal(io.StringIO):
+    """A person at the keyboard."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 def test_every_question_is_asked_once_and_kept(server, claude):
@@ -129,14 +140,33 @@ def test_what_it_costs_is_said_before_it_is_spent(server, claude, capsys, monkey
     for word in ("1,000 questions", "10 already answered", "990 to ask", f"{characters // 3:,} tokens in", "63,360 out",
                  f"${dollars:.2f}"):
         assert word in said, said
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
-    monkeypatch.setattr("builtins.input", lambda _: "n")
-    with pytest.raises(UserError, match="nothing was asked"):
-        replace(claude, agreed=False).answers(questions(1000))
+    for no in ("n\n", "\n", ""):
+        monkeypatch.setattr("sys.stdin", Terminal(no))
+        with pytest.raises(UserError, match="nothing was asked"):
+            replace(claude, agreed=False).answers(questions(1000))
     assert len(server.asked) == 10
-    monkeypatch.setattr("builtins.input", lambda _: "y")
+    monkeypatch.setattr("sys.stdin", Terminal("y\n"))
     replace(claude, agreed=False).answers(questions(20))
     assert len(server.asked) == 20
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(server, claude):
+    asked = questions(300)
+    claude.answers(asked[:20])
+    room = claude.store.stat().st_size + 2000
+    code = f"""
+import resource, signal
+from pathlib import Path
+from adapter.claude import ClaudeUpstream
+from tests.claude import questions
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
+ClaudeUpstream("anthropic", {claude.model!r}, Path({str(claude.store)!r}), agreed=True).answers(questions(300))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "UserError" in done.stderr.splitlines()[-1]
+    assert "answers.jsonl" in done.stderr.splitlines()[-1]
+    assert texts(claude, asked) == expected(asked)
 
 
 @pytest.mark.parametrize(("text", "number"), [

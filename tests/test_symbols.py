@@ -37,6 +37,44 @@ def test_parse_inverts_render(expression, notation):
     assert parse(render(expression, notation), notation) == expression
 
 
+def by_recursion(operands: tuple[int, ...], ops: tuple[Op, ...]) -> Fraction:
+    """The oracle: an expression is split at its last + or −, or else at its last × or ÷."""
+    if not ops:
+        return Fraction(operands[0])
+    at = max(range(len(ops)), key=lambda i: (ops[i] in (Op.ADD, Op.SUB), i))
+    left, right = by_recursion(operands[: at + 1], ops[:at]), by_recursion(operands[at + 1 :], ops[at + 1 :])
+    return {Op.ADD: left + right, Op.SUB: left - right, Op.MUL: left * right}[ops[at]] if ops[at] != Op.DIV else left / right
+
+
+@given(expressions)
+def test_evaluate_agrees_with_a_recursive_reading(expression):
+    try:
+        expected = by_recursion(expression.operands, expression.ops)
+    except ZeroDivisionError:
+        with pytest.raises(ZeroDivisionError):
+            evaluate(expression)
+    else:
+        assert evaluate(expression) == expected == evaluate(parse(render(expression, GREEK), GREEK))
+
+
+@given(expressions, st.data())
+def test_spaces_and_keyboard_signs_change_nothing(expression, data):
+    text = render(expression)
+    for sign, typed in (("−", "-"), ("×", "*"), ("÷", "/")):
+        text = text.replace(sign, typed)
+    spaced = "".join(data.draw(st.sampled_from(["", " ", "   "])) if c == " " else c for c in text)
+    assert parse(spaced) == expression
+
+
+@given(st.text())
+def test_any_text_is_an_expression_or_a_named_error(text):
+    try:
+        expression = parse(text, GREEK)
+    except ExpressionError:  # what it says is tested below
+        return
+    assert parse(render(expression, GREEK), GREEK) == expression
+
+
 @given(expressions)
 def test_steps_end_in_the_value_or_say_where_they_stop(expression):
     try:
