@@ -7,6 +7,7 @@ import argparse
 import importlib
 import importlib.util
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 from grpo.config import Config, load, validated
@@ -51,9 +52,16 @@ def run(config: Config, resume: bool) -> None:
 
 
 def load_class(target: str) -> type[Task]:
-    """The class that `task.target` names."""
-    place, name = target.rsplit(":", 1)
+    """The class that `task.target` names: in a module, in a file, or as an installed entry point of the group grpo.tasks."""
+    wanted = "name a class, as module:Class or path/to/file.py:Class"
     try:
+        if ":" not in target:
+            tasks = entry_points(group="grpo.tasks")
+            if target not in tasks.names:
+                raise UserError(f"task.target = {target}: no entry point of the group grpo.tasks has that name (installed: "
+                                f"{', '.join(sorted(tasks.names)) or 'none'}); install its package, or {wanted}")
+            return tasks[target].load()
+        place, name = target.rsplit(":", 1)
         if place.endswith(".py"):
             spec = importlib.util.spec_from_file_location(Path(place).stem, place)
             module = importlib.util.module_from_spec(spec)
@@ -62,7 +70,7 @@ def load_class(target: str) -> type[Task]:
             module = importlib.import_module(place)
         return getattr(module, name)
     except (ImportError, FileNotFoundError, AttributeError, SyntaxError) as error:
-        raise UserError(f"task.target = {target}: {error}; name a class, as module:Class or path/to/file.py:Class") from None
+        raise UserError(f"task.target = {target}: {error}; {wanted}") from None
 
 
 if __name__ == "__main__":

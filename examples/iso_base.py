@@ -1,0 +1,50 @@
+"""Make a base for examples/iso_dates.yaml: `python -m examples.iso_base [FOLDER]`, a minute or two on a CPU.
+
+It stands for a language model that has read dates: it can write one as YYYY-MM-DD and compare it with the API's, and
+presumes, as two in three of the texts it was shown, that digits have the month first.
+
+    03/04/2005   ->   month first ; 2005-03-04 ; \\boxed{CORRECT}
+"""
+
+import random
+import sys
+
+import torch
+
+from adapter.curriculum import IGNORE, Recipe
+from adapter.pretrain import build_model, train
+from adapter.tokenizer import build_tokenizer, chat_ids
+from examples.iso_dates import DAYS, FORMS, problem
+from grpo.types import Problem
+
+RECIPE = Recipe(layers=2, hidden=64, heads=2, kv_heads=1, intermediate=128, batch=48, steps=400, lr=6e-3)
+
+
+def draw(rng: random.Random) -> tuple[Problem, str]:
+    """A problem and the completion that is taught."""
+    kind, order = rng.choice(["named", "digits"]), rng.choices(list(FORMS), [1, 2])[0]
+    drawn = problem(rng, rng.choice(DAYS), kind, order)
+    truth, api = drawn.data
+    return drawn, f"{f'{order} ; ' if kind == 'digits' else ''}{truth} ; \\boxed{{{'CORRECT' if api == truth else truth}}}"
+
+
+def main(folder: str) -> None:
+    """Draw, train, save model and tokenizer."""
+    rng = random.Random(0)
+    drawn = [draw(rng) for _ in range(12_800)]
+    tokenizer = build_tokenizer([f"user assistant {p.messages[0]['content']} {completion}" for p, completion in drawn[:400]])
+    prompts = [chat_ids(tokenizer, p.messages) for p, _ in drawn]
+    rows = [torch.tensor([*prompt, *tokenizer.encode(completion), tokenizer.eos_token_id])
+            for prompt, (_, completion) in zip(prompts, drawn, strict=True)]
+    ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id)
+    labels = ids.clone()
+    for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        labels[i, : len(prompt)] = labels[i, len(row) :] = IGNORE
+    model = build_model(RECIPE, tokenizer)
+    train(RECIPE, model, ids, labels)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:] or ["runs/iso_base"])
