@@ -1,6 +1,7 @@
 # make setup   the virtual environment and its locked packages (CPU, or CUDA where there is an NVIDIA GPU)
 # make train   setup, then the whole experiment at laptop size
 # make test    setup, then the tests
+# make ablations   setup, then the four conditions at laptop size; writes README's table (about 20 minutes)
 # make lock    resolve the requirements anew (needs uv)
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ CUDA_PARTS := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinde
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx)
 
-.PHONY: setup train test lock
+.PHONY: setup train test ablations lock
 
 setup: $(DONE)
 
@@ -31,6 +32,9 @@ test: setup
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
+
+ablations: setup
+	.venv/bin/python -m benchmarks.ablations
 
 lock:
 	uv pip compile requirements/cpu.in --override requirements/cpu-overrides.txt --universal --python-version 3.11 \

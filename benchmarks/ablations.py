@@ -1,0 +1,64 @@
+"""What the prompt gives away decides what there is to learn: the four conditions at laptop size. `make ablations`.
+
+Trains configs/tiny/CONDITION.yaml into runs/ablations/CONDITION, one after another (a finished one not again), then
+writes the table into README.md, between its marks, and docs/ablations.png.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from adapter.dataset import Kind
+from adapter.plots import conditions_plot
+from adapter.records import read_metrics
+from grpo.config import Config, load
+
+ROOT = Path(__file__).parents[1]
+RUNS, PICTURE, README = ROOT / "runs" / "ablations", ROOT / "docs" / "ablations.png", ROOT / "README.md"
+MARKS = "<!-- ablations -->\n", "<!-- /ablations -->\n"
+CONDITIONS = {  # in the source's order A to D: what the prompt tells, whether it offers CORRECT, what the source saw
+    "explicit_no_correct": ("defined", "no", "no learning, reward flat near 0.5"),
+    "none_no_correct": ("not mentioned", "no", "the same failure"),
+    "explicit": ("defined", "yes", "reward 1.0 from step 1"),
+    "vague": ("named", "yes", "learns: the sweet spot")}
+
+
+def main() -> None:
+    """Train what is not trained yet; write table and picture."""
+    for name in CONDITIONS:
+        if not (RUNS / name / "adapter").is_dir():
+            subprocess.run([sys.executable, "train.py", f"configs/tiny/{name}.yaml", f"run.dir={RUNS / name}"], cwd=ROOT,
+                           check=True)
+    config = load(RUNS / "vague" / "config.yaml")
+    curves = {name: {m.step: m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None}
+              for name in CONDITIONS}
+    named = {name.replace("_no_correct", ",\nno CORRECT"): curve for name, curve in curves.items()}
+    conditions_plot(PICTURE, named, "Sampled completions, embedded base, behind the simulated API")
+    before, _, rest = README.read_text().partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    README.write_text(before + MARKS[0] + section(config) + MARKS[1] + after)
+    print(section(config))
+
+
+def section(config: Config) -> str:
+    """The part of README between the marks."""
+    lines = ["| | symbols | CORRECT | custom: sampled reward, first 5 steps, last 5 | greedy custom, before and after "
+             "| standard | *the source saw* |", "|---|---|---|---|---|---|---|"]
+    for letter, (name, (symbols, correct, source)) in zip("ABCD", CONDITIONS.items(), strict=True):
+        rewards = [m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None]
+        first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
+        steps = json.loads((RUNS / name / "evaluation.json").read_text())["steps"]
+        lines.append(f"| {letter} | {symbols} | {correct} | {first:.2f}, {last:.2f} | {greedy(steps, 'custom')} "
+                     f"| {greedy(steps, 'standard')} | *{source}* |")
+    return "\n".join([*lines, "", "![Reward on custom symbols under the four conditions](docs/ablations.png)", "",
+                      f"`make ablations`: {config.run.steps} steps each, seed {config.run.seed}, 400 test expressions.", ""])
+
+
+def greedy(steps: list[dict], kind: Kind) -> str:
+    """Accuracy at the first and the last evaluation."""
+    return f"{100 * steps[0][kind]:.1f}, {100 * steps[-1][kind]:.1f} %"
+
+
+if __name__ == "__main__":
+    main()
