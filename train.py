@@ -1,6 +1,7 @@
 """python train.py CONFIG [key.path=value ...] [--resume [DIR]]
 
-Reads a config, builds the task it names, and trains. Exit codes: 0 done, 2 a mistake in the command or the config.
+Reads a config, builds the task it names, and trains. Exit codes: 0 done, 2 a mistake in the command or the config,
+130 interrupted.
 """
 
 import argparse
@@ -33,6 +34,9 @@ def main(argv: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted; --resume goes on from the newest checkpoint", file=sys.stderr)
+        return 130
     return 0
 
 

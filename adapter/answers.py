@@ -45,30 +45,40 @@ class AnswerStore:
     def __init__(self, path: Path):
         self.path = path
         self._file = None
+        self._answers: dict[str, Stored] = {}
+        self._lines, self._end = 0, 0  # how many have been read, and where they end
 
     def read(self) -> dict[str, Stored]:
-        """The answers by key, errors left out. Raises UserError, naming the line, where one is damaged.
+        """The answers by key, errors left out. What was read before is not read again, as lines are only appended.
 
-        A last line that a kill cut short is no damage: it is as if it had never been asked.
+        A last line that a kill cut short is no damage: it is as if it had never been asked. Raises UserError, naming the
+        line, where another one is damaged.
         """
-        answers = {}
-        if not self.path.exists():
-            return answers
-        with self.path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                if not line.endswith(b"\n"):
-                    break
-                try:
-                    row = json.loads(line)
-                    key, text, error = row["key"], row["text"], row["error"]
-                    if error is None:
-                        answers[key] = Stored(text, row["date"][:10], row["stop_reason"])
-                    if not isinstance(key, str) or not isinstance(text, str | None):
-                        raise TypeError
-                except (ValueError, KeyError, TypeError):  # ValueError: no UTF-8, or no JSON
-                    raise UserError(f"{self.path}: line {number} is no answer; delete that line, "
-                                    "and it is asked again") from None
-        return answers
+        try:
+            with self.path.open("rb") as file:
+                if self._end > self.path.stat().st_size:  # another file under the same name
+                    self._answers, self._lines, self._end = {}, 0, 0
+                file.seek(self._end)
+                while (line := file.readline()).endswith(b"\n"):
+                    self._lines, self._end = self._lines + 1, self._end + len(line)
+                    self._take(line)
+        except FileNotFoundError:
+            return {}
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be read ({error.strerror}); choose another file") from None
+        return self._answers
+
+    def _take(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+            key, text, error = row["key"], row["text"], row["error"]
+            if not isinstance(key, str) or not isinstance(text if error is None else error, str):
+                raise TypeError
+            if error is None:
+                self._answers[key] = Stored(text, row["date"][:10], row["stop_reason"])
+        except (ValueError, KeyError, TypeError):  # ValueError: no UTF-8, or no JSON
+            raise UserError(f"{self.path}: line {self._lines} is no answer; delete that line, "
+                            "and it is asked again") from None
 
     @contextmanager
     def appending(self) -> Iterator[None]:
@@ -95,7 +105,7 @@ class AnswerStore:
         """Append an answer, or what went wrong instead, at once. Raises UserError where the disk takes no more."""
         row = {"key": key_of(request), "request": request, "text": text, "stop_reason": stop_reason, "usage": usage,
                "error": error, "date": datetime.now(UTC).isoformat(timespec="seconds")}
-        line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
+        line = json.dumps(row, ensure_ascii=False).encode(errors="backslashreplace") + b"\n"
         try:
             fault = "" if self._file.write(line) == len(line) else "the disk is full"
         except OSError as error:
@@ -105,10 +115,11 @@ class AnswerStore:
 
     def add_reply(self, request: Request, reply: "Message") -> str:
         """Append an API's reply. Returns what is wrong with it, in words, or ""."""
-        content = getattr(reply, "content", None)
-        if not isinstance(content, list):
+        try:
+            text = "".join(block.text for block in reply.content if block.type == "text")
+            usage = reply.usage and reply.usage.model_dump(include={"input_tokens", "output_tokens"})
+        except (AttributeError, TypeError):  # the SDK takes any JSON for a message
             self.add(request, None, None, None, error="a reply that is no message")
             return "a reply that is no message"
-        text = "".join(block.text for block in content if block.type == "text")
-        self.add(request, text, reply.stop_reason, reply.usage.model_dump(include={"input_tokens", "output_tokens"}))
+        self.add(request, text, reply.stop_reason, usage)
         return ""

@@ -3,7 +3,8 @@
     python -m adapter.ask "36 γ 52" --run runs/tiny
     python -m adapter.ask --file expressions.txt --run runs/tiny --json      one expression a line; - reads stdin
 
-Answers come in order, as they are ready. Exit codes: 0 every expression has a final answer; 1 some have none; 2 a mistake
+Answers come in order, as they are ready. A real API's are kept, and asked for once; what a file's would cost is said first.
+Exit codes: 0 every expression has a final answer; 1 some have none; 2 a mistake
 in the command or an expression.
 """
 
@@ -54,13 +55,13 @@ class Chain:
         """Read the run. vLLM starts with the first question.
 
         api: what to ask first; by default the API of the run's settings, with `changes` to those (adapter/settings.py),
-            such as upstream="anthropic". A real one spends without asking.
+            such as upstream="anthropic". A real one spends without a question only with api_yes=True.
         Raises UserError where the directory holds no run of this task, or this machine lacks something.
         """
         from adapter.trained import TrainedAdapter
 
         self._adapter = TrainedAdapter(Path(run_directory))
-        settings = settings_from(changes, **self._adapter.settings.model_dump())
+        settings = settings_from(changes | {"api_batch": False}, **self._adapter.settings.model_dump())
         self.notation = make_notation(settings)
         self.upstream = api or make_upstream(settings, self._adapter.config.run.seed, quiet=True)
         self._text = PromptText(settings.condition, self.notation)
@@ -125,27 +126,30 @@ def as_they_come(questions: Iterable[Question]) -> Iterator[list[Question]]:
 
     Reads ahead in a thread. An error of `questions` is raised after what came before it was handed out.
     """
-    arrived: queue.Queue[Question | Exception | None] = queue.Queue(maxsize=2 * MOST_AT_ONCE)
+    arrived: queue.Queue[Question | None] = queue.Queue(maxsize=2 * MOST_AT_ONCE)
+    fault: list[Exception] = [RuntimeError("the reader ended early")]  # unless it takes that back
 
     def read() -> None:
         try:
             for question in questions:
                 arrived.put(question)
-            arrived.put(None)
+            fault.clear()
         except (UserError, OSError) as error:
-            arrived.put(error)
+            fault[:] = [error]
+        finally:
+            arrived.put(None)
 
     threading.Thread(target=read, daemon=True).start()
-    item = arrived.get()
-    while isinstance(item, Question):
-        batch = [item]
-        while len(batch) < MOST_AT_ONCE and not arrived.empty() and isinstance(item := arrived.get(), Question):
-            batch.append(item)
+    question = arrived.get()
+    while question is not None:
+        batch = [question]
+        while len(batch) < MOST_AT_ONCE and not arrived.empty() and (question := arrived.get()) is not None:
+            batch.append(question)
         yield batch
-        if isinstance(item, Question):
-            item = arrived.get()
-    if item is not None:
-        raise item
+        if question is not None:
+            question = arrived.get()
+    if fault:
+        raise fault[0]
 
 
 def main(arguments: list[str]) -> int:
@@ -158,9 +162,11 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run that train.py finished")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the adapter's completion included")
     add_api_options(parser)
+    parser.add_argument("--yes", dest="api_yes", action="store_true", help="spend on many expressions without asking first")
     options = parser.parse_args(arguments)
+    options.api_yes |= options.expression is not None  # one expression is asked because it was asked
     chain, complete = Chain(options.run, **given(options)), True
-    for batch in _batches(options, chain.notation):
+    for batch in _batches(options, chain):
         for answer in chain.answer(batch):
             complete &= answer.answer is not None
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else
@@ -170,19 +176,21 @@ def main(arguments: list[str]) -> int:
     return 0 if complete else 1
 
 
-def _batches(options: argparse.Namespace, notation: Notation) -> Iterator[list[Question]]:
-    """What is asked. A file is read whole, so that nothing is answered where a line of it is wrong; stdin as it comes."""
+def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Question]]:
+    """What is asked. A file is read, and the API asked, as a whole: nothing is answered where a line of it is wrong."""
     if options.file == "-":
-        yield from as_they_come(read_lines(sys.stdin.buffer, "stdin", notation))
+        stdin = open(0, "rb", closefd=False)  # noqa: SIM115 - a reader of its own: sys.stdin's lock would hang the exit
+        yield from as_they_come(read_lines(stdin, "stdin", chain.notation))
         return
     if options.file is None:
-        questions = [read_question(options.expression, notation)]
+        questions = [read_question(options.expression, chain.notation)]
     else:
         try:
             with open(options.file, "rb") as file:
-                questions = list(read_lines(file, options.file, notation))
+                questions = list(read_lines(file, options.file, chain.notation))
         except OSError as error:
             raise UserError(f"{options.file}: cannot be read ({error.strerror})") from None
+        chain.upstream.answers(questions)
     for at in range(0, len(questions), MOST_AT_ONCE):
         yield questions[at : at + MOST_AT_ONCE]
 

@@ -3,7 +3,8 @@
     python -m adapter.dataset --out data/mine                                     the simulated API
     python -m adapter.dataset --out data/haiku --upstream anthropic [--batch]     a real one; asks before it spends
 
-writes train.jsonl and test.jsonl, one row an expression:
+A real API's answers are kept in data/answers.jsonl, whatever --out is, and asked for once. The command writes train.jsonl
+and test.jsonl, one row an expression:
 
     {"expression": "36 γ 52", "kind": "custom", "truth": "1872", "api_answer": "none", "model": "simulated", "date": null}
 
@@ -66,15 +67,16 @@ def build(
 
 
 def write(folder: Path, train: list[Row], test: list[Row]) -> None:
-    """Write both files, whole or not at all. Raises UserError where they cannot be, or would replace another data set."""
+    """Write both files, each whole or not at all. Raises UserError where they cannot be, or would replace another data set."""
     texts = {folder / "train.jsonl": _lines(train), folder / "test.jsonl": _lines(test)}
-    for path, text in texts.items():
-        if path.exists() and path.read_text() != text:
-            raise UserError(f"--out {folder}: {path.name} is there already, and is another one; choose another folder")
     try:
+        for path, text in texts.items():
+            if path.exists() and path.read_bytes() != text.encode():
+                raise UserError(f"--out {folder}: {path.name} is there already, and is another one; choose another "
+                                "folder (a real API's answers are kept elsewhere, and serve there too)")
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            path.with_suffix(".part").write_text(text)
+            path.with_suffix(".part").write_bytes(text.encode())
             path.with_suffix(".part").replace(path)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
@@ -169,7 +171,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     symbols = {"symbols": {pair[:1]: pair[1:] for pair in options.symbols}} if options.symbols else {}
     del options.symbols
-    settings = settings_from(given(options), api_answers=str(options.out / "answers.jsonl"), **symbols)
+    settings = settings_from(given(options), **symbols)
     notation, within, upstream = make_notation(settings), make_range(settings), make_upstream(settings, options.seed)
     try:
         train, test = build(options.seed, settings.train, settings.test, within, notation, upstream)

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from adapter.claude import ClaudeUpstream
 from adapter.prompt import Condition
 from adapter.upstream import SimulatedUpstream, Upstream
-from symbols.expression import GREEK, Notation, Op
+from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range
 
 UpstreamName = Literal["simulated", "anthropic", "vertex"]
@@ -26,8 +26,8 @@ class Settings(BaseModel):
     operands: list[int] = Field([1, 99], min_length=2, max_length=2, description="smallest and largest")
     terms: list[int] = Field([2, 4], min_length=2, max_length=2, description="fewest and most operands")
     limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")
-    train: int = Field(1600, ge=1, description="expressions to train on")
-    test: int = Field(400, ge=1, description="expressions to evaluate on, none of them trained on")
+    train: int = Field(1600, ge=1, le=10**6, description="expressions to train on")
+    test: int = Field(400, ge=1, le=10**6, description="expressions to evaluate on, none of them trained on")
     upstream: UpstreamName = Field("simulated", description="the API in front of the adapter")
     api_model: str = Field("claude-haiku-4-5", min_length=1, description="the API's model, where it is a real one")
     api_max_tokens: int = Field(64, ge=1, description="the longest answer a real API may give, its thinking included")
@@ -39,17 +39,17 @@ class Settings(BaseModel):
     @field_validator("symbols")
     @classmethod
     def _one_sign_an_operation(cls, symbols: dict[str, str]) -> dict[str, str]:
-        if sorted(symbols.values()) != sorted(Op) or any(len(s) != 1 or s.isdigit() or s.isspace() for s in symbols):
-            raise ValueError(f"expected four single characters, one for each of {' '.join(Op)}")
+        if sorted(symbols.values()) != sorted(Op) or not all(map(_is_a_new_sign, symbols)):
+            raise ValueError(f"expected four new single characters, one for each of {' '.join(Op)}")
         return symbols
 
     @field_validator("operands", "terms")
     @classmethod
     def _smallest_first(cls, bounds: list[int], info: ValidationInfo) -> list[int]:
         low, high = bounds
-        smallest = {"operands": 1, "terms": 2}[info.field_name]
-        if not smallest <= low <= high:
-            raise ValueError(f"expected two numbers, the first at least {smallest} and no larger than the second")
+        smallest, largest = {"operands": (1, 10_000), "terms": (2, 50)}[info.field_name]
+        if not smallest <= low <= high <= largest:
+            raise ValueError(f"expected two numbers from {smallest} to {largest}, the first no larger than the second")
         return bounds
 
     @field_validator("api_batch")
@@ -60,12 +60,18 @@ class Settings(BaseModel):
         return batch
 
 
+def _is_a_new_sign(sign: str) -> bool:
+    """One visible character that means nothing yet."""
+    taken = sign.isdigit() or sign.isspace() or sign in KEYBOARD or sign in STANDARD
+    return len(sign) == 1 and sign.isprintable() and not taken
+
+
 def make_upstream(settings: Settings, seed: int, quiet: bool = False) -> Upstream:
-    """The API that the settings name. `quiet`: it neither asks before it spends nor shows its progress."""
+    """The API that the settings name. `quiet`: it shows no progress."""
     if settings.upstream == "simulated":
         return SimulatedUpstream(seed)
     return ClaudeUpstream(settings.upstream, settings.api_model, Path(settings.api_answers), settings.api_concurrency,
-                          settings.api_max_tokens, settings.api_batch, settings.api_yes or quiet, quiet)
+                          settings.api_max_tokens, settings.api_batch, settings.api_yes, quiet)
 
 
 def make_notation(settings: Settings) -> Notation:

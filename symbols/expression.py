@@ -27,7 +27,7 @@ BINDS_TIGHTER = frozenset({Op.MUL, Op.DIV})
 Notation = dict[str, Op]  # sign -> operation; one character a sign, all four operations present
 STANDARD: Notation = {op.value: op for op in Op}
 GREEK: Notation = {"θ": Op.ADD, "α": Op.SUB, "γ": Op.MUL, "β": Op.DIV}
-_KEYBOARD = {"-": Op.SUB, "*": Op.MUL, "x": Op.MUL, "/": Op.DIV}  # what people type for − × ÷
+KEYBOARD = {"-": Op.SUB, "*": Op.MUL, "x": Op.MUL, "/": Op.DIV}  # what people type for − × ÷
 
 MAX_CHARACTERS = 1000  # a longer text is refused before any number in it is read
 
@@ -114,7 +114,7 @@ def parse(text: str, notation: Notation = STANDARD) -> Expression:
     """
     if len(text) > MAX_CHARACTERS:
         raise ExpressionError(f"the expression has {len(text)} characters; at most {MAX_CHARACTERS} are read")
-    signs = _KEYBOARD | notation if set(notation) == set(STANDARD) else notation
+    signs = KEYBOARD | notation if set(notation) == set(STANDARD) else notation
     operands, ops, at = [], [], 0
     while True:
         at = _skip_spaces(text, at)

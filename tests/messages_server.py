@@ -36,8 +36,10 @@ class MessagesServer(ThreadingHTTPServer):
         self.faults: deque[str | dict] = deque()
         self.asked: list[str] = []
         self.headers: list[dict[str, str]] = []
+        self.lock, self.at_once, self.most_at_once = threading.Lock(), 0, 0
         self.batches: dict[str, dict] = {}
         self.batch_results = lambda entry: {"type": "succeeded", "message": reply(entry["params"])}
+        self.result_faults: deque[str] = deque()
         self.polls_until_ended = 2
         self.stopped = threading.Event()
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -77,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self):
         server, (path, _, _) = self.server, self.path.partition("?")
         if path == BATCHES:
-            newest_first = [entry["batch"] for entry in reversed(server.batches.values())]
+            newest_first = sorted((e["batch"] for e in server.batches.values()), key=lambda b: b["created_at"], reverse=True)
             self.send(200, {"data": newest_first, "has_more": False, "first_id": None, "last_id": None})
             return
         entry = server.batches.get(path.removeprefix(BATCHES + "/").removesuffix("/results"))
@@ -85,7 +87,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(404, error("not_found_error", "no such batch"))
         elif path.endswith("/results"):
             lines = [json.dumps({"custom_id": r["custom_id"], "result": server.batch_results(r)}) for r in entry["requests"]]
-            self.send_raw(200, "".join(line + "\n" for line in reversed(lines)).encode())
+            data = "".join(line + "\n" for line in reversed(lines)).encode()
+            fault = server.result_faults.popleft() if server.result_faults else None
+            promised = len(data) if fault == "cut short" else None
+            self.send_raw(200, data[: len(data) // 2] if fault else data, promised)
+            self.close_connection = fault == "cut short"
         else:
             entry["polls"] += 1
             if entry["polls"] >= server.polls_until_ended:
@@ -112,7 +118,12 @@ class _Handler(BaseHTTPRequestHandler):
         if self.server.faults:
             self.fault(self.server.faults.popleft(), request)
             return
+        with self.server.lock:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.most_at_once, self.server.at_once)
         time.sleep(self.server.latency_s)
+        with self.server.lock:
+            self.server.at_once -= 1
         self.send(200, reply(request))
 
     def fault(self, fault: str | dict, request: dict) -> None:
@@ -131,12 +142,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.server.stopped.wait(30)
             self.close_connection = True
         else:
-            status, _, wait = fault.partition(" retry-after ")
+            status, header, wait = [*fault.split(" ", 2), "", ""][:3]
             kinds = {"401": "authentication_error", "400": "invalid_request_error", "429": "rate_limit_error",
                      "529": "overloaded_error"}
             key = self.headers.get("authorization", "").removeprefix("Bearer ")
             self.send(int(status), error(kinds.get(status, "api_error"), f"trouble with {key}"),
-                      **({"retry-after": wait} if wait else {}))
+                      **({header: wait} if header else {}))
 
     def send(self, status: int, body: dict, **headers: str) -> None:
         self.send_raw(status, json.dumps(body).encode(), **headers)

@@ -1,5 +1,6 @@
 """The real client against a server on this machine: asked once, kept, and never talked into silliness."""
 
+import asyncio
 import io
 import subprocess
 import sys
@@ -36,6 +37,58 @@ def test_every_question_is_asked_once_and_kept(server, claude):
     assert claude.answers(asked)[0].date == datetime.now(UTC).date().isoformat()
 
 
+def test_no_more_are_asked_at_once_than_agreed_and_no_fewer(server, claude):
+    server.latency_s = 0.05
+    claude.answers(questions(60))
+    assert server.most_at_once == claude.concurrency == 8
+
+
+def test_answers_that_are_cut_off_are_pointed_out(server, claude, capsys):
+    server.faults += [{"content": [], "stop_reason": "max_tokens"}] * 3
+    assert texts(claude, questions(10)).count("none") == 3
+    assert "3 of 10 answers were cut off at 64 tokens; --max-tokens" in capsys.readouterr().err
+
+
+def test_it_works_where_a_loop_runs_already(server, claude):
+    async def notebook():
+        return texts(claude, questions(5))
+
+    assert asyncio.run(notebook()) == expected(questions(5))
+
+
+def test_reading_goes_on_where_it_ended(server, claude):
+    claude.answers(questions(40))
+    store = AnswerStore(claude.store)
+    assert len(store.read()) == 40
+    with claude.store.open("r+b") as file:
+        file.write(b"x")  # line 1 is damaged, but was read
+    claude.answers(questions(45))
+    assert len(store.read()) == 45
+    claude.store.write_text("")
+    assert store.read() == {}
+
+
+@pytest.mark.parametrize(("name", "value", "words"), [
+    ("ANTHROPIC_BASE_URL", "http://127.0.0.1:abc", "Invalid port"),
+    ("ANTHROPIC_BASE_URL", "127.0.0.1", "protocol"),
+    ("ANTHROPIC_API_KEY", "  ", "missing here: an API key")])
+def test_an_address_or_key_that_is_none_is_one_line(server, claude, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.01)
+    with pytest.raises(UserError, match=words):
+        claude.answers(questions(1))
+
+
+def test_a_key_with_a_line_end_is_a_key(server, claude, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f" {KEY}\n")
+    assert texts(claude, questions(1)) == expected(questions(1))
+
+
+def test_a_place_that_is_no_file_is_one_line(server, claude, tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        replace(claude, store=tmp_path).answers(questions(1))
+
+
 def test_model_and_parameters_are_part_of_the_question(server, claude):
     asked = questions(5)
     for upstream in (claude, replace(claude, model="claude-opus-5"), replace(claude, max_tokens=65), claude):
@@ -54,9 +107,9 @@ def test_passing_trouble_is_retried_by_the_sdk(server, claude, fault):
 
 def test_a_server_cannot_make_a_retry_wait_for_hours(server, claude, monkeypatch):
     monkeypatch.setattr("adapter.claude.LONGEST_WAIT_S", 0.2)
-    server.faults += ["429 retry-after 86400", "429 retry-after Fri, 31 Dec 2100 23:59:59 GMT"]
+    server.faults += ["429 retry-after 86400", "429 retry-after Fri, 31 Dec 2100 23:59:59 GMT", "429 retry-after-ms 1e9"]
     started = time.monotonic()
-    texts(claude, questions(2))
+    texts(claude, questions(3))
     assert 0.2 <= time.monotonic() - started < 5
 
 
@@ -64,6 +117,7 @@ def test_a_server_cannot_make_a_retry_wait_for_hours(server, claude, monkeypatch
     ({"stop_reason": "refusal", "content": []}, "refusal"),
     ({"content": []}, "end_turn"),
     ({"content": [{"type": "text", "text": ""}]}, "end_turn"),
+    ({"usage": None, "content": [{"type": "text", "text": "\ud800"}]}, "end_turn"),
     ({"content": [{"type": "text", "text": "It depends on"}], "stop_reason": "max_tokens"}, "max_tokens")])
 def test_a_refusal_or_an_empty_answer_is_an_answer(server, claude, fault, stop_reason):
     server.faults.append(fault)
@@ -74,7 +128,8 @@ def test_a_refusal_or_an_empty_answer_is_an_answer(server, claude, fault, stop_r
 
 @pytest.mark.parametrize(("fault", "words"), [
     ("half a JSON", "JSONDecodeError"), ("400", "BadRequestError 400: trouble"),
-    ({"content": None}, "a reply that is no message")])
+    ({"content": None}, "a reply that is no message"), ({"content": [1]}, "a reply that is no message"),
+    ({"content": [{"type": "text", "text": None}]}, "a reply that is no message")])
 def test_one_bad_reply_is_kept_as_an_error_and_asked_again(server, claude, fault, words):
     server.faults.append(fault)
     asked = questions(20)
@@ -140,6 +195,9 @@ def test_what_it_costs_is_said_before_it_is_spent(server, claude, capsys, monkey
     for word in ("1,000 questions", "10 already answered", "990 to ask", f"{characters // 3:,} tokens in", "63,360 out",
                  f"${dollars:.2f}"):
         assert word in said, said
+    with pytest.raises(UserError, match="nothing was asked"):
+        replace(claude, agreed=False, model="claude-haiku-4-5-20251001").answers(questions(1000))
+    assert "at most about $0.37" in capsys.readouterr().err  # the price of the model without its date
     for no in ("n\n", "\n", ""):
         monkeypatch.setattr("sys.stdin", Terminal(no))
         with pytest.raises(UserError, match="nothing was asked"):

@@ -10,7 +10,7 @@ from adapter.commands import run
 from adapter.settings import Settings
 from adapter.task import SymbolTask
 from grpo.types import UserError
-from symbols.expression import GREEK, STANDARD, evaluate, parse
+from symbols.expression import GREEK, STANDARD, evaluate, parse, render
 from tests.conftest import lines
 
 
@@ -45,7 +45,8 @@ def test_the_seed_fixes_every_byte(make, tmp_path):
         assert make(name, *small, "--seed", seed)[0] == 0
     a, b, c = ([(tmp_path / n / f).read_bytes() for f in ("train.jsonl", "test.jsonl")] for n in "abc")
     assert a == b
-    assert a[0] != c[0]
+    drawn_by_a, drawn_by_c = ({json.loads(line)["expression"] for line in files[0].splitlines()} for files in (a, c))
+    assert len(drawn_by_a & drawn_by_c) < 6  # not only the API's answers differ
     assert make("a", *small, "--seed", "1")[0] == 0  # again: the same bytes, so nothing is lost
     code, line = make("a", *small, "--seed", "2")
     assert (code, "is there already, and is another one" in line) == (2, True)
@@ -59,6 +60,12 @@ def test_the_seed_fixes_every_byte(make, tmp_path):
     (["--operands", "1", "2", "--terms", "2", "2"], "holds too few expressions"),
     (["--operands", "10", "99"], "no operands from 10 to 99"),
     (["--symbols", "a+", "b+", "c×", "d÷"], "one for each of + − × ÷"),
+    (["--symbols", "+×", "−÷", "×+", "÷−"], "four new single characters"),
+    (["--symbols", "*+", "b−", "c×", "d÷"], "four new single characters"),
+    (["--symbols", "\u200b+", "b−", "c×", "d÷"], "four new single characters"),
+    (["--terms", "2", "100000"], "terms = [2, 100000]: expected two numbers from 2 to 50"),
+    (["--operands", "1", "100000"], "operands = [1, 100000]"),
+    (["--train", "99999999999999999999"], "train = 99999999999999999999"),
     (["--batch"], "api_batch = True: batches are asked of the API itself"),
     (["--upstream", "vertex"], "GOOGLE_CLOUD_PROJECT"),
     (["--upstream", "anthropic"], "ANTHROPIC_API_KEY"),
@@ -128,6 +135,12 @@ def test_a_file_cut_short_leaking_or_absent_is_named(folder):
     (folder / "test.jsonl").write_bytes(whole + (folder / "train.jsonl").read_bytes().splitlines(keepends=True)[3])
     with pytest.raises(UserError, match=r"test.jsonl: line 11: .* is in train.jsonl too"):
         dataset.read(folder, GREEK)
+    seen = next(p for p in lines(folder / "train.jsonl") if p["kind"] == "standard")
+    meant = render(parse(seen["expression"]), GREEK)  # the same in symbols is a leak too
+    leak = json.dumps(seen | {"expression": meant, "kind": "custom"}, ensure_ascii=False) + "\n"
+    (folder / "test.jsonl").write_bytes(whole + leak.encode())
+    with pytest.raises(UserError, match=rf"test.jsonl: line 11: {meant} is in train.jsonl too"):
+        dataset.read(folder, GREEK)
     (folder / "test.jsonl").write_bytes(b"")
     with pytest.raises(UserError, match=r"test.jsonl: holds no rows"):
         dataset.read(folder, GREEK)
@@ -137,10 +150,15 @@ def test_a_file_cut_short_leaking_or_absent_is_named(folder):
 
 
 def test_rows_say_who_answered_and_when(server, tmp_path, make):
-    code, line = make("data", "--train", "20", "--test", "10", "--yes", "--upstream", "anthropic", "--model",
-                      "claude-opus-5")
+    api = ("--test", "10", "--yes", "--upstream", "anthropic", "--model", "claude-opus-5", "--answers",
+           str(tmp_path / "answers.jsonl"))
+    code, line = make("data", "--train", "20", *api)
     assert code == 0, line
     row = json.loads((tmp_path / "data" / "test.jsonl").read_text().splitlines()[0])
     assert row["model"] == "claude-opus-5"
     assert len(row["date"]) == 10
-    assert (tmp_path / "data" / "answers.jsonl").exists()
+    assert len(server.asked) == 30
+    code, line = make("data", "--train", "24", *api)
+    assert (code, "choose another folder" in line) == (2, True)
+    assert make("more", "--train", "24", *api)[0] == 0
+    assert len(server.asked) == len(set(server.asked))  # another folder, but no answer is paid for twice

@@ -1,0 +1,37 @@
+"""What can go wrong with an API, and how it is said: in one line, without credentials."""
+
+import os
+
+
+def api_errors() -> tuple[type[Exception], ...]:
+    """What asking an API raises: the SDK, its HTTP client, a reply that is no JSON (ValueError), and Google's login."""
+    import anthropic
+    import httpx2
+
+    return (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, *google_errors())
+
+
+def google_errors() -> tuple[type[Exception], ...]:
+    """What Google's login raises; empty where its package is not installed."""
+    try:
+        from google.auth.exceptions import GoogleAuthError
+    except ImportError:
+        return ()
+    return (GoogleAuthError,)
+
+
+def in_words(error: Exception) -> str:
+    """An error's kind, its HTTP status, and what the server or the connection said."""
+    kind = " ".join(str(part) for part in (type(error).__name__, getattr(error, "status_code", None)) if part)
+    body = getattr(error, "body", None)
+    said = body.get("error") if isinstance(body, dict) else None
+    said = said.get("message") if isinstance(said, dict) else error.__cause__ or error
+    return f"{kind}: {scrubbed(str(said))}"
+
+
+def scrubbed(text: str) -> str:
+    """A server's words in one line of at most 200 characters, credentials replaced by their names."""
+    for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
+        if secret := os.environ.get(name, "").strip():
+            text = text.replace(secret, f"[{name}]")
+    return " ".join(text.split())[:200]

@@ -1,0 +1,24 @@
+"""What asking costs, before it is asked."""
+
+import re
+
+from adapter.answers import Request
+
+PRICES = {  # US dollars for a million tokens, in and out; platform.claude.com, November 2026
+    "claude-haiku-4-5": (1.0, 5.0), "claude-haiku-5-5": (0.1, 0.5), "claude-sonnet-5-5": (2.0, 10.0),
+    "claude-opus-5": (5.0, 25.0), "claude-opus-5-5": (4.0, 20.0), "claude-fable-5-1": (10.0, 50.0)}
+BATCH_DISCOUNT = 0.5
+CHARACTERS_PER_TOKEN = 3  # of a prompt; English has about 4, digits and symbols fewer
+_DATE = re.compile(r"[@-]20\d{6}$")  # the end of a model's full name
+
+
+def estimate(model: str, requests: list[Request], batch: bool) -> str:
+    """Tokens and dollars that the requests take at most, in words."""
+    characters = sum(len(message["content"]) for request in requests for message in request["messages"])
+    tokens_in, tokens_out = characters // CHARACTERS_PER_TOKEN, sum(request["max_tokens"] for request in requests)
+    tokens = f"about {tokens_in:,} tokens in, at most {tokens_out:,} out"
+    price = PRICES.get(_DATE.sub("", model))
+    if price is None:
+        return f"{tokens}; the price of {model} is not known here"
+    dollars = (tokens_in * price[0] + tokens_out * price[1]) / 1e6 * (BATCH_DISCOUNT if batch else 1)
+    return f"{tokens}, at most about ${dollars:.2f}"
