@@ -67,13 +67,13 @@ def build(
 
 
 def write(folder: Path, train: list[Row], test: list[Row]) -> None:
-    """Write both files, each whole or not at all. Raises UserError where they cannot be, or would replace another data set."""
+    """Write both files, each whole or not at all. Raises UserError where they cannot be, or would replace other ones."""
     texts = {folder / "train.jsonl": _lines(train), folder / "test.jsonl": _lines(test)}
     try:
         for path, text in texts.items():
             if path.exists() and path.read_bytes() != text.encode():
-                raise UserError(f"--out {folder}: {path.name} is there already, and is another one; choose another "
-                                "folder (a real API's answers are kept elsewhere, and serve there too)")
+                raise UserError(f"--out {folder}: {path.name} is there already, and is another one; "
+                                "choose another folder (a real API's answers are kept elsewhere, and serve there too)")
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
             path.with_suffix(".part").write_bytes(text.encode())

@@ -26,8 +26,13 @@ CONDITIONS = {  # in the source's order A to D: what the prompt tells, whether i
 
 def main() -> None:
     """Train what is not trained yet; write table and picture."""
+    before, start, rest = README.read_text().partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        sys.exit(f"README.md: expected the lines {MARKS[0].strip()} and {MARKS[1].strip()}, between which the table goes")
     for name in CONDITIONS:
-        if not (RUNS / name / "adapter").is_dir():
+        wanted = load(ROOT / "configs" / "tiny" / f"{name}.yaml", [f"run.dir={RUNS / name}"])
+        if not (RUNS / name / "adapter").is_dir() or load(RUNS / name / "config.yaml") != wanted:
             subprocess.run([sys.executable, "train.py", f"configs/tiny/{name}.yaml", f"run.dir={RUNS / name}"], cwd=ROOT,
                            check=True)
     config = load(RUNS / "vague" / "config.yaml")
@@ -35,24 +40,22 @@ def main() -> None:
               for name in CONDITIONS}
     named = {name.replace("_no_correct", ",\nno CORRECT"): curve for name, curve in curves.items()}
     conditions_plot(PICTURE, named, "Sampled completions, embedded base, behind the simulated API")
-    before, _, rest = README.read_text().partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
     README.write_text(before + MARKS[0] + section(config) + MARKS[1] + after)
     print(section(config))
 
 
 def section(config: Config) -> str:
     """The part of README between the marks."""
-    lines = ["| | symbols | CORRECT | custom: sampled reward, first 5 steps, last 5 | greedy custom, before and after "
-             "| standard | *the source saw* |", "|---|---|---|---|---|---|---|"]
+    lines = ["| | symbols | CORRECT | sampled reward on custom, first and last 5 steps | greedy custom, before and after "
+             "| greedy standard | *the source saw* |", "|---|---|---|---|---|---|---|"]
     for letter, (name, (symbols, correct, source)) in zip("ABCD", CONDITIONS.items(), strict=True):
         rewards = [m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None]
         first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
         steps = json.loads((RUNS / name / "evaluation.json").read_text())["steps"]
         lines.append(f"| {letter} | {symbols} | {correct} | {first:.2f}, {last:.2f} | {greedy(steps, 'custom')} "
                      f"| {greedy(steps, 'standard')} | *{source}* |")
-    return "\n".join([*lines, "", "![Reward on custom symbols under the four conditions](docs/ablations.png)", "",
-                      f"`make ablations`: {config.run.steps} steps each, seed {config.run.seed}, 400 test expressions.", ""])
+    made = f"`make ablations`: {config.run.steps} steps each, seed {config.run.seed}, the same 400 test expressions."
+    return "\n".join([*lines, "", "![Reward on custom symbols under the four conditions](docs/ablations.png)", "", made, ""])
 
 
 def greedy(steps: list[dict], kind: Kind) -> str:

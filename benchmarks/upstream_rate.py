@@ -39,7 +39,6 @@ def main() -> None:
         url, model = ours.recv(), "local"
     os.environ["ANTHROPIC_BASE_URL"] = url
     rates: dict[str, list[float]] = {"32 bare clients": [], "one, 32 loops": [], "ClaudeUpstream": []}
-    memory_mib = []
     with tempfile.TemporaryDirectory() as folder:
         upstream = ClaudeUpstream("anthropic", model, Path(folder) / "answers.jsonl", CLIENTS, agreed=True, quiet=True)
         asyncio.run(bare(upstream, questions(-1)[:CLIENTS], 1))  # warms the server up
@@ -51,13 +50,14 @@ def main() -> None:
                 started = time.perf_counter()
                 ask(fresh)
                 rates[name].append(QUESTIONS / (time.perf_counter() - started))
-            memory_mib.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
     print(f"{url}, {QUESTIONS} answers, concurrency {CLIENTS}; answers a second, {ROUNDS} turns:")
     for name, values in rates.items():
         print(f"  {name:<16}" + "".join(f"{v:8.1f}" for v in values) + f"   median {statistics.median(values):.1f}")
     ours, *bare_ones = (statistics.median(rates[name]) for name in reversed(rates))
-    print(f"  ours to the faster of the bare ones: {ours / max(bare_ones):.3f}; peak memory after each turn: "
-          + ", ".join(f"{m:.0f}" for m in memory_mib) + " MiB")
+    print(f"  ours to 32 bare clients {ours / bare_ones[1]:.3f}, to one with 32 loops {ours / bare_ones[0]:.3f}")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        print("  peak resident memory of a process after 1, 2, 3 and 4 times that many answers, MiB: "
+              + ", ".join(f"{mib:.0f}" for mib in pool.apply(memory, (model,))))
 
 
 def questions(turn: int) -> list[Question]:
@@ -78,6 +78,17 @@ async def bare(upstream: ClaudeUpstream, asked: list[Question], count: int) -> N
     await asyncio.gather(*(work(clients[loop % count]) for loop in range(CLIENTS)))
     for client in clients:
         await client.close()
+
+
+def memory(model: str) -> list[float]:
+    """Peak resident MiB of a process that asks alone, after each of four turns."""
+    peaks = []
+    with tempfile.TemporaryDirectory() as folder:
+        upstream = ClaudeUpstream("anthropic", model, Path(folder) / "answers.jsonl", CLIENTS, agreed=True, quiet=True)
+        for turn in range(4):
+            upstream.answers(questions(100 + turn))
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10)
+    return peaks
 
 
 def serve(pipe) -> None:

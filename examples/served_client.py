@@ -26,4 +26,6 @@ class ServedAdapter:
 
 
 if __name__ == "__main__":
-    print(ServedAdapter(os.environ.get("VLLM_URL", "http://127.0.0.1:8000")).correct(*sys.argv[1:3]))
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    print(ServedAdapter(os.environ.get("VLLM_URL", "http://127.0.0.1:8000")).correct(*sys.argv[1:]))

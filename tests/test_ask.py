@@ -12,7 +12,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from adapter.ask import MOST_AT_ONCE, as_they_come, read_lines, read_question
+from adapter import ask as command
+from adapter.ask import MOST_AT_ONCE, Chain, as_they_come, read_lines, read_question
+from adapter.commands import run
 from adapter.trained import TrainedAdapter
 from grpo.types import UserError
 from symbols.expression import GREEK
@@ -21,9 +23,9 @@ from tests.conftest import ROOT
 EXPRESSIONS = ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 - 4", "6 * 7", "8/4"]
 
 
-def ask(*arguments: str, **kwargs) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "adapter.ask", *arguments], cwd=ROOT, capture_output=True, check=False,
-                          text=True, **kwargs)
+def ask(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "adapter.ask", *arguments], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
 
 
 def test_stdin_is_answered_in_order_as_it_comes(toy):
@@ -76,9 +78,6 @@ def test_an_answer_that_is_missing_shows_in_the_exit_code(toy):
     (["3 θ 4", "--run", "UNTRAINED"], "holds no LoRA yet"),
 ])
 def test_mistakes_are_one_line(toy, tmp_path, arguments, words, capsys, monkeypatch):
-    from adapter import ask as command
-    from adapter.commands import run
-
     monkeypatch.chdir(ROOT)
     arguments = [place(a, toy[0], tmp_path) for a in arguments]
     monkeypatch.setattr(sys, "argv", ["ask", *arguments])
@@ -91,16 +90,58 @@ def test_mistakes_are_one_line(toy, tmp_path, arguments, words, capsys, monkeypa
     assert len(err) < 400
 
 
-def place(argument: str, run: Path, tmp_path: Path) -> str:
+def test_an_error_ends_it_though_the_pipe_stays_open(toy):
+    process = subprocess.Popen([sys.executable, "-m", "adapter.ask", "--file", "-", "--run", str(toy[0])], cwd=ROOT,
+                               text=True, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdin.write("3 % 4\n")
+    process.stdin.flush()
+    assert process.wait(60) == 2
+    assert process.stderr.read().splitlines()[-1].startswith("error: stdin: line 1: '3 % 4'")
+
+
+def test_a_real_api_is_asked_for_many_only_with_leave(toy, server, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file.txt").write_text("6 θ 7\n9 α 4\n")
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["ask", "--file", str(tmp_path / "file.txt"), "--run", str(toy[0]), "--upstream",
+                                      "anthropic", "--answers", str(tmp_path / "answers.jsonl")])
+    assert run(command.main) == 2
+    assert "2 to ask: about" in (said := capsys.readouterr().err)
+    assert "--yes" in said
+    assert server.asked == []
+
+
+def test_the_runs_settings_choose_the_api_but_never_a_batch(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    shutil.copytree(toy[0] / "adapter", tmp_path / "adapter")
+    config = (toy[0] / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config + "  upstream: anthropic\n  api_batch: true\n  api_model: claude-opus-5\n")
+    chain = Chain(tmp_path)
+    assert (chain.upstream.model, chain.upstream.batch, chain.upstream.agreed) == ("claude-opus-5", False, False)
+    assert Chain(tmp_path, api_yes=True).upstream.agreed
+    assert Chain(tmp_path, upstream="simulated").upstream.label == "simulated API"
+    with pytest.raises(UserError, match="upstreem: unknown key; did you mean upstream"):
+        Chain(tmp_path, upstreem="simulated")
+
+
+def test_a_reader_that_dies_is_heard():
+    def dies():
+        yield read_question("1 + 1", GREEK)
+        raise KeyError("a bug")
+
+    with pytest.raises(RuntimeError, match="the reader ended early"):
+        list(as_they_come(dies()))
+
+
+def place(argument: str, folder: Path, tmp_path: Path) -> str:
     """Stand-ins for paths: the toy run, or a copy of its files that is wrong in some way."""
     if argument == "FILE":
         (tmp_path / "file.txt").write_bytes("3 θ 4\n".encode() + b"\xff\xfe\n")
         return str(tmp_path / "file.txt")
     if argument not in ("OTHER TASK", "OTHER BASE", "DAMAGED", "UNTRAINED"):
-        return str(run) if argument == "RUN" else argument
+        return str(folder) if argument == "RUN" else argument
     copy = tmp_path / "run"
-    shutil.copytree(run / "adapter", copy / "adapter")
-    shutil.copy(run / "config.yaml", copy)
+    shutil.copytree(folder / "adapter", copy / "adapter")
+    shutil.copy(folder / "config.yaml", copy)
     weights = copy / "adapter" / "adapter_model.safetensors"
     if argument == "OTHER TASK":
         text = (copy / "config.yaml").read_text()
