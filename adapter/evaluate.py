@@ -8,8 +8,8 @@ prints the tables below, and writes them to RUN/evaluate/, where an earlier eval
     report.txt   report.json   completions.jsonl      the tables; the same as data; each test problem and its completion
     reward.png   accuracy.png   symbols.png           for a slide
 
-An unfinished run is evaluated at its newest checkpoint. The API's answers are those it gave for the run; nothing needs a
-network. Accuracy is greedy, on the test problems.
+An unfinished run is evaluated at its newest checkpoint. The API's answers are those it gave for the run. Accuracy is greedy,
+on the test problems.
 
     always CORRECT     lets every answer of the API stand
     random mapping     reads each symbol as any of the four operations, all equally likely: the expected accuracy
