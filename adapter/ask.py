@@ -1,11 +1,10 @@
 """The chain that people use: expression -> API -> adapter -> final answer.
 
-    python -m adapter.ask "36 γ 52" --run runs/tiny
+    python -m adapter.ask "36 γ 27" --run runs/tiny
     python -m adapter.ask --file expressions.txt --run runs/tiny --json      one expression a line; - reads stdin
 
 Answers come in order, as they are ready. A real API's are kept, and asked for once; what a file's would cost is said first.
-Exit codes: 0 every expression has a final answer; 1 some have none; 2 a mistake
-in the command or an expression.
+Exit codes: 0 every expression has a final answer; 1 some have none; 2 a mistake in the command or an expression.
 """
 
 import argparse
@@ -47,7 +46,7 @@ class Chain:
     """An API, and behind it the adapter of a finished run.
 
         chain = Chain("runs/tiny")
-        for answer in chain(["36 γ 52", "8 β 4"]):
+        for answer in chain(["36 γ 27", "8 β 4"]):
             print(answer.expression, answer.api_answer, answer.verdict, answer.answer)
     """
 
@@ -157,7 +156,7 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m adapter.ask", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("expression", nargs="?", help="such as '36 γ 52'")
+    what.add_argument("expression", nargs="?", help="such as '36 γ 27'")
     what.add_argument("--file", metavar="FILE", help="expressions, one a line; - for stdin")
     parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run that train.py finished")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the adapter's completion included")

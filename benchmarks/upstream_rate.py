@@ -23,26 +23,26 @@ from adapter.claude import ClaudeUpstream
 from adapter.upstream import Question
 from symbols.expression import parse
 
-QUESTIONS, CLIENTS, ROUNDS, LATENCY_S = 1600, 32, 3, 0.05
+QUESTIONS, CLIENTS, LATENCY_S = 1600, 32, 0.05
+TURNS = 3  # one with a server that is given, which may take minutes
 
 
 def main() -> None:
     """Measure and print."""
     os.environ.setdefault("ANTHROPIC_API_KEY", "none")
-    server = None
     if len(sys.argv) > 1:
-        url, model = sys.argv[1], sys.argv[2]
+        url, model, turns = sys.argv[1], sys.argv[2], 1
     else:
         ours, theirs = multiprocessing.Pipe()
         server = multiprocessing.get_context("spawn").Process(target=serve, args=(theirs,), daemon=True)
         server.start()
-        url, model = ours.recv(), "local"
+        url, model, turns = ours.recv(), "local", TURNS
     os.environ["ANTHROPIC_BASE_URL"] = url
     rates: dict[str, list[float]] = {"32 bare clients": [], "one, 32 loops": [], "ClaudeUpstream": []}
     with tempfile.TemporaryDirectory() as folder:
         upstream = ClaudeUpstream("anthropic", model, Path(folder) / "answers.jsonl", CLIENTS, agreed=True, quiet=True)
         asyncio.run(bare(upstream, questions(-1)[:CLIENTS], 1))  # warms the server up
-        for turn in range(ROUNDS):
+        for turn in range(turns):
             asks = {"32 bare clients": lambda q: asyncio.run(bare(upstream, q, CLIENTS)),
                     "one, 32 loops": lambda q: asyncio.run(bare(upstream, q, 1)), "ClaudeUpstream": upstream.answers}
             for number, (name, ask) in enumerate(asks.items()):
@@ -50,11 +50,13 @@ def main() -> None:
                 started = time.perf_counter()
                 ask(fresh)
                 rates[name].append(QUESTIONS / (time.perf_counter() - started))
-    print(f"{url}, {QUESTIONS} answers, concurrency {CLIENTS}; answers a second, {ROUNDS} turns:")
+    print(f"{url}, {QUESTIONS} answers, concurrency {CLIENTS}; answers a second, {turns} turns:")
     for name, values in rates.items():
         print(f"  {name:<16}" + "".join(f"{v:8.1f}" for v in values) + f"   median {statistics.median(values):.1f}")
     ours, *bare_ones = (statistics.median(rates[name]) for name in reversed(rates))
     print(f"  ours to 32 bare clients {ours / bare_ones[1]:.3f}, to one with 32 loops {ours / bare_ones[0]:.3f}")
+    if turns < TURNS:
+        return
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         print("  peak resident memory of a process after 1, 2, 3 and 4 times that many answers, MiB: "
               + ", ".join(f"{mib:.0f}" for mib in pool.apply(memory, (model,))))
