@@ -101,7 +101,7 @@ def vllm_server(toy) -> Iterator[str]:
                "--enforce-eager", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"]
     with open(toy[0].parent / "server.log", "w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-                                   env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"})
+                                   env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 240
         try:
             while True:

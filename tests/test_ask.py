@@ -47,16 +47,12 @@ def test_stdin_is_answered_in_order_as_it_comes(toy):
     assert errors.splitlines()[-1].startswith("error: stdin: line 10: '3 % 4': expected one of")
 
 
-def test_one_expression_in_words(toy):
-    done = ask("6 + 7", "--run", str(toy[0]))
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].startswith("6 + 7  |  simulated API: ")
-    assert done.stdout.endswith("answer: 13\n")
-
-
 def test_an_answer_that_is_missing_shows_in_the_exit_code(toy):
     done = ask("98 γ 97", "--run", str(toy[0]))  # beyond what the embedded base computes
-    assert (done.returncode, done.stdout.splitlines()[-1][-12:]) == (1, "answer: none")
+    assert done.returncode == 1, done.stderr
+    line = done.stdout.splitlines()[-1]
+    assert line.startswith("98 γ 97  |  simulated API: ")
+    assert line.endswith("|  answer: none")
 
 
 @pytest.mark.parametrize(("arguments", "words"), [

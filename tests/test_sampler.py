@@ -1,4 +1,7 @@
-"""Real vLLM against the trainer, in bfloat16: the swap is exact, and each way to get it wrong is caught."""
+"""Real vLLM against the trainer: the swap is exact, and each way to get it wrong is caught.
+
+In bfloat16 where the processor has AVX-512, else in float32: emulated, bfloat16 is slow and rounds otherwise.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,12 +20,15 @@ from grpo.sampler import Sampler, SyncError
 from grpo.update import Updater
 from tests.conftest import randomize, tiny_config, tiny_policy
 
+DTYPE = "bfloat16" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "float32"
+LARGEST = {"bfloat16": 0.02, "float32": 1e-3}[DTYPE]  # |difference| of a log-prob, nats
+
 
 class Loop:
     """Policy, engine and updater, as the trainer has them."""
 
     def __init__(self):
-        self.config = tiny_config("model.device=cpu", "model.dtype=bfloat16", "rollout.group_size=16",
+        self.config = tiny_config("model.device=cpu", f"model.dtype={DTYPE}", "rollout.group_size=16",
                                   "rollout.max_sequences=128", "optim.lr=1e-3", "optim.warmup=0.0")
         self.task = SymbolTask(Settings(limit=999, train=200, test=20), seed=0)
         self.policy = tiny_policy(self.config)
@@ -56,7 +62,7 @@ def loop() -> Iterator[Loop]:
 def test_vllm_and_trainer_agree_before_and_after_ten_updates(loop):
     before = {name: t.clone() for name, t in loop.policy.lora().items()}
     largest, mean = loop.parity(step=1)
-    assert largest <= 0.02, mean
+    assert largest <= LARGEST, mean
     for step in range(1, 11):
         groups = loop.groups(step)
         advantages = ADVANTAGES["grpo"](torch.tensor([[c.score.reward for c in g.completions] for g in groups]))
@@ -65,7 +71,7 @@ def test_vllm_and_trainer_agree_before_and_after_ten_updates(loop):
     moved = max((t - before[name]).abs().max().item() for name, t in loop.policy.lora().items())
     assert moved > 1e-3
     largest, mean = loop.parity(step=11)
-    assert largest <= 0.02, mean
+    assert largest <= LARGEST, mean
 
 
 def test_a_swap_changes_vllms_logprobs(loop):
