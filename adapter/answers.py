@@ -60,8 +60,8 @@ class AnswerStore:
                     self._answers, self._lines, self._end = {}, 0, 0
                 file.seek(self._end)
                 while (line := file.readline()).endswith(b"\n"):
-                    self._lines, self._end = self._lines + 1, self._end + len(line)
                     self._take(line)
+                    self._lines, self._end = self._lines + 1, self._end + len(line)  # a damaged one is met again
         except FileNotFoundError:
             return {}
         except OSError as error:
@@ -77,7 +77,7 @@ class AnswerStore:
             if error is None:
                 self._answers[key] = Stored(text, row["date"][:10], row["stop_reason"])
         except (ValueError, KeyError, TypeError):  # ValueError: no UTF-8, or no JSON
-            raise UserError(f"{self.path}: line {self._lines} is no answer; delete that line, "
+            raise UserError(f"{self.path}: line {self._lines + 1} is no answer; delete that line, "
                             "and it is asked again") from None
 
     @contextmanager

@@ -16,10 +16,10 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 from adapter.commands import add_api_options, given, run, settings_from
-from adapter.parse import Agree, Override, Unparsed
+from adapter.parse import VERDICTS, Verdict
 from adapter.prompt import PromptText
 from adapter.reward import resolve
 from adapter.settings import make_notation, make_upstream
@@ -37,7 +37,7 @@ class ChainAnswer:
 
     expression: str
     api_answer: str  # a number, or "none"
-    verdict: Literal["correct", "override", "unparsed"]
+    verdict: Verdict
     answer: str | None  # the final one: a number, or None where there is none
     completion: str  # what the adapter wrote
 
@@ -83,9 +83,9 @@ class Chain:
 
     def _resolved(self, question: Question, api_answer: str, completion: str) -> ChainAnswer:
         answer = self._text.answer_in(completion)
-        verdict = {Agree: "correct", Override: "override", Unparsed: "unparsed"}[type(answer)]
         final = resolve(answer, api_answer)
-        return ChainAnswer(question.text, api_answer, verdict, None if final is None else str(final), completion)
+        return ChainAnswer(question.text, api_answer, VERDICTS[type(answer)], None if final is None else str(final),
+                           completion)
 
 
 def read_question(text: str, notation: Notation) -> Question:

@@ -18,7 +18,7 @@ from itertools import product
 from typing import Literal, get_args
 
 from adapter.dataset import Row
-from adapter.parse import Agree, Override, Unparsed, parse_number
+from adapter.parse import VERDICTS, Verdict, parse_number
 from adapter.prompt import PromptText
 from adapter.reward import resolve
 from symbols.expression import Expression, Notation, Op, evaluate, parse
@@ -36,7 +36,7 @@ class Outcome:
 
     row: Row
     completion: str
-    verdict: Literal["correct", "override", "unparsed"]
+    verdict: Verdict
     answer: Fraction | None  # the chain's final one
     right: bool
     failure: Failure | None  # None where right
@@ -45,7 +45,7 @@ class Outcome:
 def judge(row: Row, completion: str, truncated: bool, prompt: PromptText) -> Outcome:
     """The outcome of a completion; the verifier's rules, and the classes above."""
     parsed = prompt.answer_in(completion)
-    verdict = {Agree: "correct", Override: "override", Unparsed: "unparsed"}[type(parsed)]
+    verdict = VERDICTS[type(parsed)]
     answer = resolve(parsed, row.api_answer)
     right = answer == row.truth
     failure = None if right else _failure(row, completion, truncated, verdict, answer, prompt.notation)

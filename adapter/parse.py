@@ -7,6 +7,7 @@ counts, whatever it holds: a completion that ends in \\boxed{I give up} has not 
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Literal
 
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
 _NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40}|/0*[1-9][0-9]{0,39})?")
@@ -32,6 +33,8 @@ class Unparsed:
 
 
 Answer = Agree | Override | Unparsed
+Verdict = Literal["correct", "override", "unparsed"]  # an answer without its content
+VERDICTS: dict[type[Answer], Verdict] = {Agree: "correct", Override: "override", Unparsed: "unparsed"}
 
 
 def parse_answer(text: str) -> Answer:

@@ -175,8 +175,10 @@ def test_a_damaged_row_is_named(server, claude, damage):
     claude.answers(questions(9))
     lines = claude.store.read_bytes().splitlines(keepends=True)
     claude.store.write_bytes(b"".join([*lines[:4], damage, *lines[5:]]))
-    with pytest.raises(UserError, match=r"answers.jsonl: line 5 is no answer"):
-        claude.answers(questions(9))
+    claude = replace(claude)  # one that has read nothing yet
+    for _ in range(2):  # the second time too
+        with pytest.raises(UserError, match=r"answers.jsonl: line 5 is no answer"):
+            claude.answers(questions(9))
 
 
 def test_two_processes_do_not_pay_twice(server, claude):
