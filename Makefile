@@ -1,6 +1,7 @@
 # make setup   the virtual environment and its locked packages (CPU, or CUDA where there is an NVIDIA GPU)
 # make train   setup, then the whole experiment at laptop size
 # make test    setup, then the tests
+# make torture setup, then a run that is killed 20 times at random moments and must end as the undisturbed one
 # make ablations   setup, then the four conditions at laptop size; writes README's table (about 20 minutes)
 # make lock    resolve the requirements anew (needs uv)
 
@@ -12,7 +13,7 @@ CUDA_PARTS := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinde
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx)
 
-.PHONY: setup train test ablations lock
+.PHONY: setup train test torture ablations lock
 
 setup: $(DONE)
 
@@ -32,6 +33,9 @@ test: setup
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt
 	.venv/bin/ruff check .
 	.venv/bin/python -m pytest
+
+torture: setup
+	KILLS=20 KILLS_SEED=$$(date +%s) .venv/bin/python -m pytest tests/test_faults.py -rP -k stopped_anywhere
 
 ablations: setup
 	.venv/bin/python -m benchmarks.ablations

@@ -2,15 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TypeVar
 
 from scipy.stats import binomtest
 
 from adapter.dataset import Row
-from adapter.outcomes import Outcome, api_right, values_of_readings
+from adapter.outcomes import Outcome, api_right, chance
 from grpo.types import Table
-from symbols.expression import Notation, parse
+from symbols.expression import Notation
 
 T = TypeVar("T")
 KINDS = ("custom", "standard", "overall")
@@ -61,15 +60,8 @@ def api_alone(label: str, rows: Sequence[Row]) -> Entry:
 
 
 def random_mapping(label: str, rows: Sequence[Row], notation: Notation) -> Entry:
-    """Reading each symbol as one of the four operations, uniformly and independently, and computing exactly: its
-    expected accuracy. Standard expressions are computed right."""
-    def expected(row: Row) -> Fraction:
-        if row.kind == "standard":
-            return Fraction(1)
-        values = values_of_readings(parse(row.expression, notation))
-        return Fraction(values.count(row.truth), len(values))
-
-    scores = _by_kind(rows, [expected(row) for row in rows])
+    """Reading the symbols at random and computing exactly (`chance`): its expected accuracy."""
+    scores = _by_kind(rows, [chance(row, notation) for row in rows])
     return Entry(label, {kind: Share(float(sum(of) / len(of)) if of else None, len(of)) for kind, of in scores.items()})
 
 

@@ -6,7 +6,8 @@
     stop_reason, usage, date
     error        what went wrong instead, in words; such a request is asked again
 
-Lines are only ever appended, each in one write: a kill costs the line being written, no more.
+Lines are only ever appended, each in one write: a kill costs the line being written, no more. The API's key is no part of a
+line, though a server may repeat it.
 """
 
 import fcntl
@@ -18,11 +19,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from adapter.faults import without_keys
 from grpo.types import UserError
 
 if TYPE_CHECKING:
     from anthropic.types import Message
 
+LONGEST_LINE = 2**20  # bytes; one that is written here is shorter, as its texts are cut
+LONGEST_TEXT = 10_000  # characters of an answer; a number has fewer
 Request = dict[str, Any]  # the Messages API's arguments
 
 
@@ -31,7 +35,7 @@ class Stored(NamedTuple):
 
     text: str
     date: str  # YYYY-MM-DD, UTC
-    stop_reason: str
+    stop_reason: str | None
 
 
 def key_of(request: Request) -> str:
@@ -59,7 +63,7 @@ class AnswerStore:
                 if self._end > self.path.stat().st_size:  # another file under the same name
                     self._answers, self._lines, self._end = {}, 0, 0
                 file.seek(self._end)
-                while (line := file.readline()).endswith(b"\n"):
+                while (line := file.readline(LONGEST_LINE)).endswith(b"\n") or len(line) == LONGEST_LINE:
                     self._take(line)
                     self._lines, self._end = self._lines + 1, self._end + len(line)  # a damaged one is met again
         except FileNotFoundError:
@@ -71,18 +75,21 @@ class AnswerStore:
     def _take(self, line: bytes) -> None:
         try:
             row = json.loads(line)
-            key, text, error = row["key"], row["text"], row["error"]
-            if not isinstance(key, str) or not isinstance(text if error is None else error, str):
+            key, text, error, date = row["key"], row["text"], row["error"], row["date"]
+            if not all(isinstance(value, str) for value in (key, date, text if error is None else error)):
                 raise TypeError
             if error is None:
-                self._answers[key] = Stored(text, row["date"][:10], row["stop_reason"])
-        except (ValueError, KeyError, TypeError):  # ValueError: no UTF-8, or no JSON
+                self._answers[key] = Stored(text, date[:10], row["stop_reason"])
+        except (ValueError, KeyError, TypeError, RecursionError):  # no UTF-8, no JSON, or a part of a longer line
             raise UserError(f"{self.path}: line {self._lines + 1} is no answer; delete that line, "
                             "and it is asked again") from None
 
     @contextmanager
     def appending(self) -> Iterator[None]:
-        """Within it, `add` works. Raises UserError where the file cannot be written, or another process is adding to it."""
+        """Within it, `add` works. Raises UserError where the file cannot be written, is a link, or another process is adding
+        to it."""
+        if self.path.is_symlink():  # one of a stranger's could make us write anywhere
+            raise UserError(f"{self.path}: is a link; name the file itself, to which answers may be added")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = self.path.open("ab", buffering=0)
@@ -94,8 +101,8 @@ class AnswerStore:
             except OSError:
                 raise UserError(f"{self.path}: another process is collecting answers in it; wait for it, "
                                 "or every question is paid for twice") from None
-            with self.path.open("rb") as earlier:
-                file.truncate(sum(len(line) for line in earlier if line.endswith(b"\n")))  # what a kill cut short
+            self.read()
+            file.truncate(self._end)  # what a kill cut short
             self._file = file
             yield
             self._file = None
@@ -115,11 +122,16 @@ class AnswerStore:
 
     def add_reply(self, request: Request, reply: "Message") -> str:
         """Append an API's reply. Returns what is wrong with it, in words, or ""."""
-        try:
-            text = "".join(block.text for block in reply.content if block.type == "text")
-            usage = reply.usage and reply.usage.model_dump(include={"input_tokens", "output_tokens"})
-        except (AttributeError, TypeError):  # the SDK takes any JSON for a message
+        try:  # the SDK takes any JSON for a message
+            text = without_keys("".join(block.text for block in reply.content if block.type == "text"))
+            if not isinstance(stop_reason := reply.stop_reason, str | None):
+                raise TypeError
+        except (AttributeError, TypeError):
             self.add(request, None, None, None, error="a reply that is no message")
             return "a reply that is no message"
-        self.add(request, text, reply.stop_reason, usage)
+        if len(text) > LONGEST_TEXT:  # the mark keeps what is left from being a number
+            text = f"{text[:LONGEST_TEXT]} [cut off]"
+        counts = {name: getattr(reply.usage, name, None) for name in ("input_tokens", "output_tokens")}
+        stop_reason = stop_reason and without_keys(stop_reason)[:50]
+        self.add(request, text, stop_reason, {name: n for name, n in counts.items() if isinstance(n, int)} or None)
         return ""

@@ -60,7 +60,8 @@ class Chain:
         from adapter.trained import TrainedAdapter
 
         self._adapter = TrainedAdapter(Path(run_directory))
-        settings = settings_from(changes | {"api_batch": False}, **self._adapter.settings.model_dump())
+        run_settings = self._adapter.settings.model_dump() | {"api_yes": False}  # a run does not decide what is spent
+        settings = settings_from(changes | {"api_batch": False}, **run_settings)
         self.notation = make_notation(settings)
         self.upstream = api or make_upstream(settings, self._adapter.config.run.seed, quiet=True)
         self._text = PromptText(settings.condition, self.notation)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import get_args
 
 from adapter.settings import Settings, UpstreamName
-from grpo.config import validated
 from grpo.types import UserError
+from harness.schema import validated
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:

@@ -15,6 +15,7 @@ folder by naming it: `task.data=data/mine`.
 import argparse
 import json
 import random
+import re
 import sys
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +32,9 @@ from symbols.generate import Range, draw_many
 
 Kind = Literal["custom", "standard"]
 MAX_LINE = 10_000  # bytes; a row has about 200
+MAX_TEXT = 1000  # characters of a text in a row
+MAX_ROWS = 10**6  # as many as the command draws
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,17 @@ def write(folder: Path, train: list[Row], test: list[Row]) -> None:
     texts = {folder / "train.jsonl": _lines(train), folder / "test.jsonl": _lines(test)}
     try:
         for path, text in texts.items():
-            if path.exists() and path.read_bytes() != text.encode():
+            new = text.encode()
+            if path.exists() and (path.stat().st_size != len(new) or path.read_bytes() != new):
                 raise UserError(f"--out {folder}: {path.name} is there already, and is another one; "
                                 "choose another folder (a real API's answers are kept elsewhere, and serve there too)")
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            path.with_suffix(".part").write_bytes(text.encode())
-            path.with_suffix(".part").replace(path)
+            part = path.with_suffix(".part")
+            part.unlink(missing_ok=True)  # a link would be written through
+            with part.open("xb") as file:
+                file.write(text.encode())
+            part.replace(path)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
@@ -113,6 +121,8 @@ def _read_file(path: Path, notation: Notation) -> list[Row]:
         with path.open("rb") as file:
             while line := file.readline(MAX_LINE):
                 try:
+                    if len(rows) == MAX_ROWS:
+                        raise ValueError(f"more than {MAX_ROWS:,} rows")
                     rows.append(_read_row(line, notation))
                 except ValueError as error:
                     raise UserError(f"{path}: line {len(rows) + 1}: {error}; "
@@ -133,13 +143,16 @@ def _read_row(line: bytes, notation: Notation) -> Row:
         row = json.loads(line)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ValueError("no JSON") from None
     names = ("expression", "kind", "truth", "api_answer", "model")
     if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in names):
         raise ValueError(f"expected an object with the texts {', '.join(names)}")
+    for name in names:  # they are printed, and part of every prompt
+        if len(row[name]) > MAX_TEXT or not row[name].isprintable():
+            raise ValueError(f"{name}: expected at most {MAX_TEXT:,} characters, all of them printable")
     if row["kind"] not in get_args(Kind):
-        raise ValueError(f"kind is {row['kind']!r}, expected {' or '.join(get_args(Kind))}")
+        raise ValueError(f"kind is {row['kind'][:20]!r}, expected {' or '.join(get_args(Kind))}")
     try:
         truth = evaluate(parse(row["expression"], _notation(row["kind"], notation)))
     except ExpressionError as error:
@@ -147,10 +160,13 @@ def _read_row(line: bytes, notation: Notation) -> Row:
     except ZeroDivisionError:
         raise ValueError("expression: division by zero") from None
     if parse_number(row["truth"]) != truth:
-        raise ValueError(f"truth is {row['truth'][:20]}, but {row['expression']} is {truth} with the symbols in the config")
+        raise ValueError(f"truth is {row['truth'][:20]}, but {row['expression'][:60]} is {str(truth)[:40]} with the symbols "
+                         "in the config")
     if row["api_answer"] != NONE and parse_number(row["api_answer"]) is None:
         raise ValueError(f"api_answer is {row['api_answer'][:20]!r}, expected a number or {NONE!r}")
-    return Row(row["expression"], row["kind"], truth, UpstreamAnswer(row["api_answer"], row["model"], row.get("date")))
+    if (day := row.get("date")) is not None and not (isinstance(day, str) and _DAY.fullmatch(day)):
+        raise ValueError("date: expected YYYY-MM-DD or null")
+    return Row(row["expression"], row["kind"], truth, UpstreamAnswer(row["api_answer"], row["model"], day))
 
 
 def main(arguments: list[str]) -> None:

@@ -4,11 +4,12 @@ import os
 
 
 def api_errors() -> tuple[type[Exception], ...]:
-    """What asking an API raises: the SDK, its HTTP client, a reply that is no JSON (ValueError), and Google's login."""
+    """What asking an API raises: the SDK, its HTTP client, a reply that is no JSON (ValueError) or nested without end
+    (RecursionError), and Google's login."""
     import anthropic
     import httpx2
 
-    return (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, *google_errors())
+    return (anthropic.AnthropicError, httpx2.HTTPError, httpx2.InvalidURL, ValueError, RecursionError, *google_errors())
 
 
 def google_errors() -> tuple[type[Exception], ...]:
@@ -31,7 +32,12 @@ def in_words(error: Exception) -> str:
 
 def scrubbed(text: str) -> str:
     """A server's words in one line of at most 200 characters, credentials replaced by their names."""
+    return " ".join(without_keys(text).split())[:200]
+
+
+def without_keys(text: str) -> str:
+    """A server's words, credentials replaced by their names. A text of under 8 characters is none, such as `none`."""
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
-        if secret := os.environ.get(name, "").strip():
+        if len(secret := os.environ.get(name, "").strip()) >= 8:
             text = text.replace(secret, f"[{name}]")
-    return " ".join(text.split())[:200]
+    return text

@@ -14,6 +14,7 @@ and this process dies in the moment between, that one may be taken for ours: its
 import asyncio
 import json
 import os
+import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,11 +23,13 @@ from typing import TYPE_CHECKING
 from adapter.answers import AnswerStore, Request
 from adapter.faults import scrubbed
 from grpo.types import UserError
+from harness.files import read_object
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
 
 MOST = 100_000  # requests in a batch
+LONGEST = 256 * 2**20  # bytes of its record; the API takes no larger batch
 SOON = timedelta(minutes=10)  # after it is written down, a batch is on the server; and as much as clocks may differ
 
 
@@ -114,7 +117,8 @@ def _sidecar(store: Path) -> Path:
 
 def _write(store: Path, note: dict) -> None:
     part = _sidecar(store).with_suffix(".part")
-    with part.open("w") as file:
+    part.unlink(missing_ok=True)  # a link would be written through
+    with part.open("x") as file:
         json.dump(note, file, ensure_ascii=False)
         file.flush()
         os.fsync(file.fileno())
@@ -123,10 +127,11 @@ def _write(store: Path, note: dict) -> None:
 
 def _read(store: Path) -> dict:
     try:
-        note = json.loads(_sidecar(store).read_text())
-        if not isinstance(note["requests"], dict) or not isinstance(note["id"], str | None):
+        note = read_object(_sidecar(store), LONGEST)
+        known = note["id"] is None or re.fullmatch(r"\w{1,100}", note["id"], re.ASCII)  # it becomes part of an address
+        if not known or not isinstance(note["requests"], dict):
             raise TypeError
-        datetime.fromisoformat(note["submitted"])
+        datetime.fromisoformat(note["submitted"]) - datetime.now(UTC)  # TypeError where it has no time zone
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{_sidecar(store)}: no record of a batch; look the batch up in the API's console, then delete "
                         "the file") from None

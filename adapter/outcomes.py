@@ -80,6 +80,15 @@ def values_of_readings(expression: Expression) -> list[Fraction | None]:
     return values
 
 
+def chance(row: Row, notation: Notation) -> Fraction:
+    """The probability that reading each symbol as any of the four operations, all equally likely, and computing exactly
+    is right. A standard expression is computed right."""
+    if row.kind == "standard":
+        return Fraction(1)
+    values = values_of_readings(parse(row.expression, notation))
+    return Fraction(values.count(row.truth), len(values))
+
+
 def _failure(row: Row, completion: str, truncated: bool, verdict: str, answer: Fraction | None,
              notation: Notation) -> Failure:
     custom = row.kind == "custom"

@@ -5,12 +5,13 @@ counts, whatever it holds: a completion that ends in \\boxed{I give up} has not 
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
 
 _BOX = re.compile(r"\\boxed\{([^{}]*)\}")
-_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40}|/0*[1-9][0-9]{0,39})?")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,40}(?:\.[0-9]{1,40}|/0{0,40}[1-9][0-9]{0,39})?")
 
 
 @dataclass(frozen=True)
@@ -39,15 +40,34 @@ VERDICTS: dict[type[Answer], Verdict] = {Agree: "correct", Override: "override",
 
 def parse_answer(text: str) -> Answer:
     """The final answer of a completion. Takes any text, in time linear in its length; raises nothing."""
-    content = None
-    for box in _BOX.finditer(text):
-        content = box[1].strip()
-    if content is None:
+    return final_answer(boxes_in(text))
+
+
+def boxes_in(text: str) -> list[str]:
+    """What the well-formed boxes of a text hold, in order. Takes any text, in time linear in its length."""
+    return _BOX.findall(text)
+
+
+def final_answer(boxes: Sequence[str]) -> Answer:
+    """The answer in the last of the boxes."""
+    if not boxes:
         return Unparsed("no box")
+    content = boxes[-1].strip()
     if content == "CORRECT":
         return Agree()
     value = parse_number(content)
     return Unparsed("no number") if value is None else Override(value)
+
+
+def in_short(answer: Answer) -> str | None:
+    """An answer as a box would hold it, written in one way alone: 27, 7/2 or CORRECT. None for Unparsed."""
+    match answer:
+        case Agree():
+            return "CORRECT"
+        case Override(value):
+            return str(value)
+        case _:
+            return None
 
 
 def parse_number(text: str) -> Fraction | None:

@@ -22,7 +22,8 @@ BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A
 COLOURS = {"custom": BLUE, "standard": VERMILLION}
 STYLE = {"font.size": 17, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
          "xtick.color": GREY, "ytick.color": GREY, "axes.labelcolor": GREY, "axes.grid": True, "axes.grid.axis": "y",
-         "grid.color": "#E6E6E6", "axes.axisbelow": True, "lines.solid_capstyle": "round"}
+         "grid.color": "#E6E6E6", "axes.axisbelow": True, "lines.solid_capstyle": "round",
+         "text.parse_math": False}  # a model's name is no formula
 INCHES, DPI = (12.8, 7.2), 150
 CROWDED = 200  # values of a thin line, from which on it is fainter
 APART, LINE = 0.068, 0.05  # the height of a label of one line, and of each line more; of the axes' height

@@ -10,10 +10,11 @@ The conditions differ in what the prompt gives away and in whether the adapter m
                           of four, no more
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adapter.parse import Agree, Answer, Unparsed, parse_answer
+from adapter.parse import Agree, Answer, Unparsed, boxes_in, final_answer
 from symbols.expression import Notation, Op
 
 Condition = Literal["vague", "explicit", "explicit_no_correct", "none_no_correct"]
@@ -52,8 +53,12 @@ class PromptText:
         return not self.condition.endswith("no_correct")
 
     def answer_in(self, completion: str) -> Answer:
-        """The answer a completion gives. CORRECT is none where the prompt does not offer it."""
-        answer = parse_answer(completion)
+        """The answer a completion gives."""
+        return self.final_answer(boxes_in(completion))
+
+    def final_answer(self, boxes: Sequence[str]) -> Answer:
+        """The answer in the last of a completion's boxes. CORRECT is none where the prompt does not offer it."""
+        answer = final_answer(boxes)
         return Unparsed("no number") if isinstance(answer, Agree) and not self.may_agree else answer
 
     def _vague(self) -> str:

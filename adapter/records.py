@@ -9,9 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapter.dataset import Kind
 from grpo.types import Table, UserError
+from harness.files import read_text
 
 LONGEST_LINE = 16 * 2**20  # bytes; a completion of 10,000 tokens has under 1 MB
+LONGEST_EVALUATION = 16 * 2**20  # bytes of evaluation.json; an evaluation has about 100
 Unit = Annotated[float, Field(ge=0, le=1)]
+Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
 
 
 class Record(BaseModel):
@@ -23,7 +26,7 @@ class Record(BaseModel):
 class RolloutLine(Record):
     """A sampled completion and its reward."""
 
-    step: int
+    step: Step
     problem: str
     kind: Kind
     completion: str
@@ -33,28 +36,33 @@ class RolloutLine(Record):
 class MetricsLine(Record):
     """The rewards of a step, by kind. None: that kind was not drawn."""
 
-    step: int
+    step: Step
     custom: Unit | None = Field(None, alias="reward/custom")
     standard: Unit | None = Field(None, alias="reward/standard")
 
 
-class Measured(Record):
-    """A greedy evaluation on the test problems."""
+class Accuracies(Record):
+    """On the test problems, by kind."""
 
-    step: int
     custom: Unit | None = None
     standard: Unit | None = None
     overall: Unit
 
     def table(self) -> Table:
-        """Accuracies by kind."""
+        """The same, of the kinds there are."""
         return self.model_dump(exclude={"step"}, exclude_none=True)
+
+
+class Measured(Accuracies):
+    """A greedy evaluation."""
+
+    step: Step
 
 
 class Evaluation(Record):
     """evaluation.json."""
 
-    api: dict[str, Unit]
+    api: Accuracies
     steps: list[Measured]
 
 
@@ -82,7 +90,7 @@ def read_lines(path: Path, kind: type[Line], cure: str) -> Iterator[tuple[int, L
 def read_metrics(run: Path, until: int) -> list[MetricsLine]:
     """metrics.jsonl up to a step. Raises UserError, naming the line, where one of those is damaged."""
     path, steps = run / "metrics.jsonl", []
-    if path.exists():
+    if path.is_file():
         for _, line in read_lines(path, MetricsLine, "delete that line, and the plots leave its step out"):
             steps.append(line)
             if line.step >= until:
@@ -96,17 +104,19 @@ def read_evaluation(run: Path, until: int, api: Table) -> list[Measured]:
     api: the API's accuracies on the test problems. Raises UserError where the file is damaged, or has others.
     """
     path = run / "evaluation.json"
-    if not path.exists():
+    if not path.is_file():
         return []
     cure = "delete the file to go on without it"
     try:
-        evaluation = Evaluation.model_validate_json(path.read_bytes())
+        evaluation = Evaluation.model_validate_json(read_text(path, LONGEST_EVALUATION))
     except ValidationError as error:
         raise UserError(f"{path}: {first_fault(error)}; {cure}") from None
+    except ValueError as error:  # too long, or not UTF-8
+        raise UserError(f"{path}: {error}; {cure}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if evaluation.api != api:
-        raise UserError(f"{path}: the API's accuracies there are {json.dumps(evaluation.api)}, and {json.dumps(api)} on the "
+    if (then := evaluation.api.table()) != api:
+        raise UserError(f"{path}: the API's accuracies there are {json.dumps(then)}, and {json.dumps(api)} on the "
                         "test problems here: these are others than the run was evaluated on; restore the data it used")
     return [measured for measured in evaluation.steps if measured.step <= until]
 

@@ -98,7 +98,7 @@ def failure_table(who: str, outcomes: Sequence[Outcome]) -> list[str]:
         failed = [o for o in outcomes if o.failure == failure]
         lines.append(f"  {failure:<16}{len(failed):>5}")
         for o in failed[:EXAMPLES]:
-            wrote = " ".join(o.completion.split())
+            wrote = "".join(c if c.isprintable() else " " for c in " ".join(o.completion.split()))  # a terminal obeys some
             lines.append(_clip(f"      {o.row.expression} = {o.row.truth} | API: {o.row.api_answer} | {wrote}"))
     return lines
 

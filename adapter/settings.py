@@ -29,7 +29,8 @@ class Settings(BaseModel):
     train: int = Field(1600, ge=1, le=10**6, description="expressions to train on")
     test: int = Field(400, ge=1, le=10**6, description="expressions to evaluate on, none of them trained on")
     upstream: UpstreamName = Field("simulated", description="the API in front of the adapter")
-    api_model: str = Field("claude-haiku-4-5", min_length=1, description="the API's model, where it is a real one")
+    api_model: str = Field("claude-haiku-4-5", min_length=1, max_length=200,
+                           description="the API's model, where it is a real one")
     api_max_tokens: int = Field(64, ge=1, description="the longest answer a real API may give, its thinking included")
     api_answers: str = Field("data/answers.jsonl", description="where a real API's answers are kept, to ask only once")
     api_concurrency: int = Field(16, ge=1, le=1000, description="how many questions a real API is asked at once")
@@ -51,6 +52,21 @@ class Settings(BaseModel):
         if not smallest <= low <= high <= largest:
             raise ValueError(f"expected two numbers from {smallest} to {largest}, the first no larger than the second")
         return bounds
+
+    @field_validator("data", "api_model", "api_answers")
+    @classmethod
+    def _one_line(cls, name: str | None) -> str | None:
+        if name is not None and not name.isprintable():
+            raise ValueError("expected a name on one line, all of its characters printable")
+        return name
+
+    @field_validator("api_answers")
+    @classmethod
+    def _a_file_of_answers(cls, name: str) -> str:
+        if not name.endswith(".jsonl"):
+            raise ValueError("expected a name that ends in .jsonl, such as data/answers.jsonl: answers are added to that "
+                             "file, and a stranger's config must not add to just any")
+        return name
 
     @field_validator("api_batch")
     @classmethod

@@ -1,10 +1,15 @@
 """The task GRPO is given: correct an API's answers to arithmetic in symbols it has never seen."""
 
+from collections import Counter
+from collections.abc import Callable
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 from adapter import claude
 from adapter.dataset import Row, build, read
-from adapter.parse import Agree, Unparsed
+from adapter.outcomes import api_right, chance
+from adapter.parse import Unparsed, boxes_in, in_short
 from adapter.prompt import PromptText
 from adapter.reward import reward
 from adapter.settings import Settings, make_notation, make_range, make_upstream
@@ -30,7 +35,7 @@ class SymbolTask:
             except ValueError as error:
                 raise UserError(f"task.operands, task.terms, task.limit: {error}; widen them, or lower task.train") from None
         self.train, self.test = ([self._problem(row) for row in rows] for rows in (train, test))
-        self.references = {"api": Reference(f"{_label(test)} alone", _api_accuracy(test))}
+        self.references = {"api": Reference(f"{_label(test)} alone", _accuracy(test, api_right))}
 
     @staticmethod
     def missing(settings: Settings) -> list[str]:
@@ -38,10 +43,23 @@ class SymbolTask:
         return [] if settings.upstream == "simulated" or settings.data else claude.missing(settings.upstream)
 
     def score(self, problem: Problem, text: str) -> Score:
-        """1.0 if the chain's final answer is the truth."""
+        """1.0 if the chain's final answer is the truth. `answers` counts the boxes."""
         row: Row = problem.data
-        answer = self.prompt.answer_in(text)
-        return Score(reward(answer, row.api_answer, row.truth), isinstance(answer, Unparsed))
+        boxes = boxes_in(text)
+        answer = self.prompt.final_answer(boxes)
+        return Score(reward(answer, row.api_answer, row.truth), isinstance(answer, Unparsed), in_short(answer), len(boxes))
+
+    @cached_property
+    def trivial(self) -> list[Reference]:
+        """What policies that do not look at the question score on the test problems. A random mapping looks at all but
+        the symbols."""
+        rows = [problem.data for problem in self.test]
+        times = Counter(problem.data.truth for problem in self.train)
+        commonest = min(times, key=lambda truth: (-times[truth], truth))
+        always_correct = Reference("always CORRECT", self.references["api"].accuracy)
+        return [*([always_correct] if self.prompt.may_agree else []),
+                Reference(f"always {commonest}", _accuracy(rows, lambda row: row.truth == commonest)),
+                Reference("random mapping, expected", _accuracy(rows, lambda row: chance(row, self.notation)))]
 
     def _problem(self, row: Row) -> Problem:
         return Problem(row.expression, row.kind, tuple(self.prompt.messages(row.expression, row.api_answer)), row)
@@ -49,12 +67,15 @@ class SymbolTask:
 
 def _label(rows: list[Row]) -> str:
     models = sorted({row.api.model for row in rows})
-    return ", ".join(SimulatedUpstream.label if model == SIMULATED else model for model in models)
+    shown = [SimulatedUpstream.label if model == SIMULATED else model[:100] for model in models[:3]]
+    return ", ".join(shown) + (f" and {len(models) - 3} others" if len(models) > 3 else "")
 
 
-def _api_accuracy(rows: list[Row]) -> Table:
+def _accuracy(rows: list[Row], right: Callable[[Row], bool | Fraction]) -> Table:
+    """The mean of `right` by kind, and overall."""
+    values = [(row.kind, right(row)) for row in rows]
     table: Table = {}
     for kind in ("custom", "standard", "overall"):
-        right = [reward(Agree(), row.api_answer, row.truth) for row in rows if kind in (row.kind, "overall")]
-        table[kind] = sum(right) / max(1, len(right))
+        of = [value for its_kind, value in values if kind in (its_kind, "overall")]
+        table[kind] = float(sum(of, Fraction(0)) / max(1, len(of)))
     return table

@@ -1,7 +1,12 @@
-"""A finished run, ready to answer: its base and its LoRA in vLLM, and nothing that could train them."""
+"""A finished run, ready to answer: its base and its LoRA in vLLM, and nothing that could train them.
+
+A run may be a stranger's. Of its LoRA only numbers are taken, in tensors whose names and shapes the run's own settings and
+the base foretell; what vLLM reads is written anew.
+"""
 
 import json
-import shutil
+import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,22 +15,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from adapter.settings import Settings
 from grpo import checkpoint
-from grpo.config import Config, load, validated
+from grpo.config import Config, Lora, load
 from grpo.policy import SETTINGS, WEIGHTS, Chat, pick_device
-from grpo.preflight import missing
 from grpo.types import Problem, Prompt, UserError
+from harness.files import read_object
+from harness.preflight import missing
+from harness.schema import validated
 
 if TYPE_CHECKING:
     from grpo.sampler import Sampler
 
 TASK = "adapter.task:SymbolTask"
 LONGEST_CONTEXT = 4096  # tokens of prompt and completion; a longer one is refused
+LONGEST_SETTINGS = 2**20  # bytes of adapter_config.json; PEFT writes 1,000
 
 
 @dataclass(frozen=True)
@@ -50,13 +58,14 @@ class TrainedAdapter(Chat):
         if self.config.task.target != TASK:
             raise UserError(f"{run}: its task is {self.config.task.target}; this command knows {TASK} alone")
         self.settings = validated(Settings, self.config.task.model_dump(exclude={"target"}), "task.")
-        if lacking := missing(self.config):
+        if lacking := missing(self.config.model.path, self.config.model.device):
             raise UserError(f"{run}: missing here: {'; '.join(lacking)}")
         super().__init__(self.config.model, pick_device(self.config.model))
         self.folder, self.step = _newest_lora(run, self.config.run.steps)
-        self._lora = _read_lora(self.folder, self.path)
+        base = _base_config(self.path)
+        self._lora = _read_lora(self.folder, self.config.lora, base, self.path)
         self.scale = self.config.lora.alpha / self.config.lora.rank
-        positions = AutoConfig.from_pretrained(self.path).get_text_config().max_position_embeddings
+        positions = base.get_text_config().max_position_embeddings
         self._context = min(positions, LONGEST_CONTEXT)
 
     def lora(self) -> dict[str, torch.Tensor]:
@@ -65,9 +74,12 @@ class TrainedAdapter(Chat):
 
     def save(self, folder: Path) -> None:
         """See Served of grpo.sampler."""
+        lora = self.config.lora
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (WEIGHTS, SETTINGS):
-            shutil.copy(self.folder / name, folder / name)
+        save_file(self._lora, folder / WEIGHTS)
+        (folder / SETTINGS).write_text(json.dumps({
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": self.path, "r": lora.rank,
+            "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none", "inference_mode": True}) + "\n")
 
     def complete(self, problems: Sequence[Problem]) -> list[Completion]:
         """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long."""
@@ -108,7 +120,9 @@ def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
     finished, checkpoints = (run / "adapter" / WEIGHTS).is_file(), run / "checkpoints"
     if checkpoints.is_dir() and any(checkpoints.glob("step-*")):
         newest, _ = checkpoint.newest(checkpoints)
-        step = int(newest.name.removeprefix("step-"))
+        if not (named := re.fullmatch(r"step-([0-9]{1,15})", newest.name)):
+            raise UserError(f"{newest}: no step of a run; a checkpoint's name is such as step-00020; delete the others")
+        step = int(named[1])
         if step < steps:  # a finished run that is being extended has an older LoRA in adapter/
             return newest, step
     if not finished:
@@ -116,20 +130,55 @@ def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
     return run / "adapter", steps
 
 
-def _read_lora(folder: Path, base: str) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors. Raises UserError where they do not fit the base's layers."""
+def _base_config(path: str) -> PretrainedConfig:
     try:
-        lora = load_file(folder / WEIGHTS)
-        rank = json.loads((folder / SETTINGS).read_text())["r"]
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{folder}: no LoRA that can be read ({' '.join(str(error).split())[:100]})") from None
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"model.path = {path}: no model config there that can be read without running its code "
+                        f"({' '.join(str(error).split())[:100]}); give a Hugging Face model directory") from None
+
+
+def _read_lora(folder: Path, lora: Lora, base: PretrainedConfig, path: str) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors, float32. Raises UserError where they are not those of `lora` on the base in `path`.
+
+    Names, shapes and sizes are checked before a number is read.
+    """
+    expected, cure = _shapes(lora, base), "restore what train.py wrote there"
+    try:
+        _check_settings(read_object(folder / SETTINGS, LONGEST_SETTINGS), lora)
+        most = 8 * sum(map(math.prod, expected.values())) + 2**20  # float64, and the names
+        if (folder / WEIGHTS).stat().st_size > most:
+            raise ValueError(f"{WEIGHTS} has more than {most} bytes, the most that a LoRA of {path} has")
+        with safe_open(folder / WEIGHTS, framework="pt") as file:
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+            for name in sorted(found.keys() | expected.keys()):
+                if found.get(name) != expected.get(name):
+                    raise UserError(f"{folder / WEIGHTS}: the LoRA of another base than {path}, or of another rank or other "
+                                    f"targets: {name[:100]!r} is {_size(found.get(name))}, expected "
+                                    f"{_size(expected.get(name))}; {cure}")
+            return {name: file.get_tensor(name).float() for name in found}
+    except (OSError, SafetensorError, ValueError) as error:
+        raise UserError(f"{folder}: no LoRA that can be read ({' '.join(str(error).split())[:150]}); {cure}") from None
+
+
+def _shapes(lora: Lora, base: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+    """The LoRA's tensors by PEFT's names: A is rank x in, B is out x rank."""
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(base))
-    layers = {name: module.weight.shape for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)}
-    for name, tensor in lora.items():
-        layer, which = name.removeprefix("base_model.model.").removesuffix(".weight").rsplit(".", 1)
-        size_out, size_in = layers.get(layer, (0, 0))
-        if tensor.shape != {"lora_A": (rank, size_in), "lora_B": (size_out, rank)}.get(which):
-            raise UserError(f"{folder / WEIGHTS}: the LoRA of another base than {base}: {name} is "
-                            f"{' x '.join(map(str, tensor.shape))}, and does not fit the layer {layer}")
-    return lora
+        model = AutoModelForCausalLM.from_config(base, trust_remote_code=False)
+    layers = {f"base_model.model.{name}": module for name, module in model.named_modules()
+              if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in lora.targets}
+    return ({f"{name}.lora_A.weight": (lora.rank, layer.in_features) for name, layer in layers.items()}
+            | {f"{name}.lora_B.weight": (layer.out_features, lora.rank) for name, layer in layers.items()})
+
+
+def _check_settings(settings: dict[str, object], lora: Lora) -> None:
+    """Raises ValueError where the tensors mean something else than `lora` says."""
+    plain = {"r": lora.rank, "lora_alpha": lora.alpha, "use_rslora": False, "use_dora": False, "rank_pattern": {},
+             "alpha_pattern": {}}
+    for name, value in plain.items():
+        if settings.get(name, value) != value:
+            raise ValueError(f"{SETTINGS}: {name} is {str(settings[name])[:40]!r}, expected {value}")
+
+
+def _size(shape: tuple[int, ...] | None) -> str:
+    return "absent" if shape is None else " x ".join(map(str, shape))[:40] or "one number"

@@ -13,10 +13,10 @@ import torch
 
 from adapter.task import Settings, SymbolTask
 from grpo.config import load
-from grpo.parity import loud_lora
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler, _two_products_a_layer
+from grpo.selftest import loud_lora
 
 REPEATS = 3
 

@@ -2,48 +2,48 @@
 
     checkpoints/step-00100/   the LoRA in PEFT's format, optimizer.safetensors, state.json, manifest.json
 
-A checkpoint is written to a temporary directory, flushed to disk, and renamed: a kill at any moment leaves the earlier
-ones as they were. The manifest holds the SHA-256 of every file. Nothing in it is code: safetensors and JSON only.
+state.json holds the step, how far the data is consumed, the seed, the schedule, the config, hashes of the data set and of
+the frozen base, and versions. Nothing in a checkpoint is code: safetensors and JSON only.
 """
 
-import hashlib
 import json
-import os
 import shutil
+from collections.abc import Collection
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as as_bytes
 
-from grpo.policy import WEIGHTS, Policy
-from grpo.rundir import check_resumable
+from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
-from grpo.update import Updater
+from grpo.update import Updater, learning_rate
+from harness.files import brief, fault, new_directory, read_object
+from harness.identity import Identity
+from harness.rundir import check_unchanged
 
-MANIFEST, STATE, OPTIMIZER = "manifest.json", "state.json", "optimizer.safetensors"
+STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
+FILES = {WEIGHTS, SETTINGS, OPTIMIZER, STATE}
+PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
+LONGEST_STATE = 2**20  # bytes; an 8B model's has 30,000
 
 
-def save(folder: Path, step: int, policy: Policy, updater: Updater, keep: int) -> Path:
-    """Write `folder`/step-NNNNN and delete all but the newest `keep`. Returns its path."""
-    final = folder / f"step-{step:05d}"
-    part = folder / f".{final.name}.part"
-    shutil.rmtree(part, ignore_errors=True)
-    policy.save(part)
-    tensors, numbers = _optimizer_state(updater)
-    save_file(tensors, part / OPTIMIZER)
-    state = {"step": step, "optimizer": numbers, "config": json.loads(updater.config.model_dump_json()),
-             "versions": {name: version(name) for name in ("torch", "transformers", "peft", "bitsandbytes")}}
-    (part / STATE).write_text(json.dumps(state, indent=1) + "\n")
-    (part / MANIFEST).write_text(json.dumps({f.name: _sha256(f) for f in sorted(part.iterdir())}, indent=1) + "\n")
-    for path in [*part.iterdir(), part]:
-        _flush(path)
-    shutil.rmtree(final, ignore_errors=True)
-    part.rename(final)
-    _flush(folder)
-    for old in _steps(folder)[:-keep]:
+def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Identity) -> None:
+    """Write `folder`/step-NNNNN and delete all but the newest `checkpoint.keep`."""
+    config = updater.config
+    with new_directory(folder / f"step-{step:05d}") as part:
+        policy.save(part)
+        tensors, numbers = _optimizer_state(updater)
+        (part / OPTIMIZER).write_bytes(as_bytes(tensors))
+        (part / STATE).write_text(json.dumps({
+            "step": step, "seed": config.run.seed, "prompts_consumed": step * config.rollout.prompts_per_step,
+            "schedule": {"lr": learning_rate(step, config.run.steps, config.optim)}, "optimizer": numbers,
+            "config": config.model_dump(mode="json"), "data": identity.data, "base": identity.base,
+            "versions": {name: version(name) for name in PACKAGES}}, indent=1) + "\n")
+    for old in _steps(folder)[: -config.checkpoint.keep]:
         shutil.rmtree(old)
-    return final
 
 
 def newest(folder: Path) -> tuple[Path, list[str]]:
@@ -53,26 +53,33 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
     """
     skipped = []
     for checkpoint in reversed(_steps(folder)):
-        if (fault := _fault(checkpoint)) is None:
+        if (wrong := fault(checkpoint, FILES)) is None:
             return checkpoint, skipped
-        skipped.append(f"passed over {checkpoint}: {fault}")
+        skipped.append(f"passed over {checkpoint}: {wrong}")
     raise UserError("; ".join([f"--resume: no complete checkpoint in {folder}", *skipped]) + "; run without --resume")
 
 
-def restore(checkpoint: Path, policy: Policy, updater: Updater) -> int:
-    """Load LoRA and optimizer, in place. Returns the step that was finished last.
+def restore(
+    checkpoint: Path, policy: Policy, updater: Updater, identity: Identity, allowed: Collection[str]
+) -> tuple[int, list[str]]:
+    """Load LoRA and optimizer, in place. Returns the step that was finished last, and lines to say.
 
-    Raises UserError where the run's settings are not the checkpoint's.
+    Raises UserError where config, data or base are not the checkpoint's (`allowed` names keys that may differ), or where
+    its tensors do not fit: bitsandbytes' kernels would write beyond them.
     """
-    state = json.loads((checkpoint / STATE).read_text())
-    check_resumable(updater.config, state["config"])
-    policy.load(checkpoint)
-    tensors = load_file(checkpoint / OPTIMIZER, device=str(policy.device))
-    for index, parameter in enumerate(policy.parameters.values()):
-        own = {name.split("/", 1)[1]: t for name, t in tensors.items() if name.split("/", 1)[0] == str(index)}
-        if own:
-            updater.optimizer.state[parameter] = own | state["optimizer"][str(index)]
-    return state["step"]
+    try:
+        state = read_object(checkpoint / STATE, LONGEST_STATE)
+        check_unchanged({**updater.config.model_dump(mode="json"), "data": identity.data, "base": identity.base},
+                        {**state["config"], "data": state["data"], "base": state["base"]}, allowed)
+        step, then = _count(state["step"]), dict(state["versions"])
+        _load_optimizer(checkpoint / OPTIMIZER, state["optimizer"], updater)
+        policy.load(checkpoint)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise UserError(f"{checkpoint}: no checkpoint of this trainer ({type(error).__name__}: {brief(error)}); "
+                        "delete it, and an older one is taken") from None
+    now = {name: version(name) for name in PACKAGES}
+    return step, [f"{name} is {now[name]} here and was {brief(then.get(name))}: equal to the last bit only with the same "
+                  "versions" for name in PACKAGES if now[name] != then.get(name)]
 
 
 def _optimizer_state(updater: Updater) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:
@@ -85,34 +92,34 @@ def _optimizer_state(updater: Updater) -> tuple[dict[str, torch.Tensor], dict[st
     return tensors, numbers
 
 
+def _load_optimizer(path: Path, numbers: dict[str, dict[str, Any]], updater: Updater) -> None:
+    """Each parameter's tensors, if any, are those that a new optimizer has for it; a file holds no others."""
+    optimizer, read = updater.optimizer, 0
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        for index, (name, parameter) in enumerate(updater.policy.parameters.items()):
+            if not numbers[str(index)]:  # never stepped
+                continue
+            optimizer.init_state(optimizer.param_groups[0], parameter, 0, index)
+            state = optimizer.state[parameter]
+            for key, fresh in [(key, t) for key, t in state.items() if isinstance(t, torch.Tensor)]:
+                there = f"{index}/{key}"
+                if there not in names or file.get_slice(there).get_shape() != list(fresh.shape):
+                    raise ValueError(f"the optimizer's tensors do not fit {name}")  # known before one is read
+                state[key] = file.get_tensor(there).to(fresh.device)
+                if state[key].dtype != fresh.dtype:
+                    raise ValueError(f"the optimizer's tensors do not fit {name}")
+                read += 1
+            state["step"] = _count(numbers[str(index)]["step"])
+    if read != len(names):
+        raise ValueError("the optimizer has tensors of no parameter")
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"{brief(repr(value))} is no number of steps")
+    return value
+
+
 def _steps(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("step-*") if p.is_dir())
-
-
-def _fault(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint, or None."""
-    try:
-        manifest = json.loads((checkpoint / MANIFEST).read_text())
-    except (OSError, ValueError):
-        return f"{MANIFEST} is missing or damaged"
-    if not isinstance(manifest, dict) or not {WEIGHTS, OPTIMIZER, STATE} <= manifest.keys():
-        return f"{MANIFEST} is incomplete"
-    for name, digest in manifest.items():
-        if not (checkpoint / name).is_file():
-            return f"{name} is missing"
-        if _sha256(checkpoint / name) != digest:
-            return f"{name} is damaged"
-    return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

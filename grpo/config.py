@@ -1,27 +1,15 @@
 """Every setting of the algorithm: one frozen tree, checked when it is loaded.
 
-A wrong key, type, value or combination raises UserError before anything heavy is imported. Each message is one line:
-the dotted path, the value, the rule, the repair.
+A wrong key, type, value or combination raises UserError before anything heavy is imported (harness/schema.py).
 """
 
-import difflib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
-from pydantic.fields import FieldInfo
-from yaml import YAMLError
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from grpo.types import UserError
-
-
-class Section(BaseModel):
-    """A part of the tree: frozen, no unknown keys, no silent conversions between types."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+from harness.schema import Section, read_config, to_yaml, validated
 
 
 class Run(Section):
@@ -154,78 +142,9 @@ class Config(Section):
 
     def dump(self) -> str:
         """The resolved tree as YAML; `load` reads it back to an equal tree."""
-        return OmegaConf.to_yaml(OmegaConf.create(self.model_dump(mode="json")))
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def load(path: str | Path, overrides: list[str] = ()) -> Config:
-    """Read a YAML file and apply `key.path=value` overrides. Raises UserError.
-
-    A file may start from another one, named relative to itself, and state only what differs: `extends: vague.yaml`.
-    """
-    try:
-        tree = OmegaConf.load(path)
-        if "extends" in tree:
-            path = Path(path).parent / tree.pop("extends")  # also for the errors below
-            tree = OmegaConf.merge(OmegaConf.load(path), tree)
-        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
-        raw = OmegaConf.to_container(tree, resolve=True)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "
-                        "such as configs/tiny.yaml") from None
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError, ValueError, TypeError) as error:
-        raise UserError(f"{path}: not a YAML config ({' '.join(str(error).split())})") from None
-    return validated(Config, raw)
-
-
-Checked = TypeVar("Checked", bound=BaseModel)
-
-
-def validated(model: type[Checked], raw: Any, prefix: str = "") -> Checked:
-    """`raw` as a `model`. Raises UserError, one line for the first thing wrong, the dotted path after `prefix`."""
-    if not isinstance(raw, dict):
-        raise UserError(f"config: expected sections of keys and values, found {raw!r}")
-    try:
-        return model.model_validate(raw)
-    except ValidationError as errors:
-        first = min(errors.errors(), key=lambda e: e["type"] == "missing")  # a typo explains what is missing
-        raise UserError(_explain(model, first, prefix)) from None
-
-
-def _explain(model: type[BaseModel], error: dict[str, Any], prefix: str) -> str:
-    path = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
-    dotted, siblings = prefix + ".".join(path), _fields_at(model, path[:-1])
-    if error["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(path[-1], siblings, 1)
-        return f"{dotted}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known here: {', '.join(siblings)}")
-    field = siblings.get(path[-1]) if path else None
-    about = f" ({field.description})" if field is not None and field.description else ""
-    example = _example(field)
-    repair = f"; such as {dotted}={example}" if example is not None else ""
-    if error["type"] == "missing":
-        return f"{dotted}: missing{about}; set it in the file or on the command line{repair}"
-    if error["type"] == "value_error":  # a rule of ours, which brings its own repair
-        return f"{dotted} = {_shown(error['input'])}: {error['msg'].removeprefix('Value error, ')}"
-    rule = error["msg"].removeprefix("Input ").removeprefix("String ").replace("should ", "must ")
-    return f"{dotted} = {_shown(error['input'])}: {rule}{about}{repair}"
-
-
-def _example(field: FieldInfo | None) -> Any:
-    """A value that a field takes: its example, or its default where that is a plain one."""
-    if field is None:
-        return None
-    return field.examples[0] if field.examples else field.default if isinstance(field.default, int | float | str) else None
-
-
-def _fields_at(model: type[BaseModel], path: list[str]) -> dict[str, Any]:
-    for part in path:
-        field = model.model_fields.get(part)
-        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
-            return {}
-        model = field.annotation
-    return model.model_fields
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}"
-    return repr(value)
+    """Read a YAML file and apply `key.path=value` overrides. Raises UserError."""
+    return validated(Config, read_config(path, overrides))

@@ -4,9 +4,10 @@ The LoRA's numbers are float32, so that small updates are not rounded away. The 
 base's dtype, exactly as vLLM will: the policy that is trained is the policy that samples.
 """
 
+import hashlib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +15,10 @@ from pathlib import Path
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels unused here
 
 import torch
+from jinja2 import TemplateError
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import nn
 from torch.nn.utils import parametrize
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
@@ -55,13 +57,17 @@ class Chat:
         try:
             more = GenerationConfig.from_pretrained(self.path).eos_token_id
         except OSError:  # a model without that file says it in config.json
-            more = AutoConfig.from_pretrained(self.path).eos_token_id
+            more = _load(AutoConfig, self.path, "a configuration").eos_token_id
         return sorted({self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])} - {None})
 
     def encode(self, problem: Problem) -> Prompt:
         """The prompt, as the model's own chat template renders the messages, thinking off."""
-        ids = tuple(self.tokenizer.apply_chat_template(
-            list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False))
+        try:
+            ids = tuple(self.tokenizer.apply_chat_template(
+                list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False))
+        except TemplateError as error:
+            raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({error}); "
+                            "give another model, or other messages") from None
         return Prompt(problem, ids, self.tokenizer.decode(ids))
 
     def decode(self, token_ids: tuple[int, ...]) -> str:
@@ -79,7 +85,8 @@ class Policy(Chat):
         Raises UserError where the directory holds no causal LM, or has no layer of the target names.
         """
         super().__init__(model, device)
-        base = _load(AutoModelForCausalLM, model.path, "a causal language model", dtype=self.dtype).to(device)
+        base = _load(AutoModelForCausalLM, model.path, "a causal language model",
+                     dtype=self.dtype, use_safetensors=True).to(device)
         base.requires_grad_(False)
         names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
                  if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
@@ -115,28 +122,47 @@ class Policy(Chat):
         with self.model.disable_adapter():
             yield
 
+    def fingerprint(self) -> str:
+        """Of the frozen base, as it is in memory now."""
+        return fingerprint((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
+
     def save(self, folder: Path) -> None:
         """Write the LoRA in PEFT's format: loads with PeftModel.from_pretrained and in vLLM."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.cpu().contiguous() for name, t in self.lora().items()}, folder / WEIGHTS)
+        (folder / WEIGHTS).write_bytes(save({name: t.cpu().contiguous() for name, t in self.lora().items()}))
         settings = self.settings.to_dict() | {"inference_mode": True}
         plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
         (folder / SETTINGS).write_text(json.dumps(plain, indent=1, default=str) + "\n")
 
     def load(self, folder: Path) -> None:
         """Read back what `save` wrote, in place. Raises UserError where names or shapes are another LoRA's."""
-        read = load_file(folder / WEIGHTS)
-        shapes = {name: p.shape for name, p in self.parameters.items()}
-        if {name: t.shape for name, t in read.items()} != shapes:
-            raise UserError(f"{folder / WEIGHTS}: the LoRA of another base, rank or targets; "
-                            "resume with the run's own config")
-        self.load_tensors(read)
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            self.load_open(file, folder / WEIGHTS)
+
+    def load_open(self, file: safe_open, path: Path) -> None:
+        """The same from a file that is open. Names and shapes are compared before a number is read."""
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dict
+        if shapes != {name: list(p.shape) for name, p in self.parameters.items()}:
+            raise UserError(f"{path}: the LoRA of another base, rank or targets; go on with the run's own config")
+        self.load_tensors({name: file.get_tensor(name) for name in shapes})
 
     @torch.no_grad()
     def load_tensors(self, lora: dict[str, torch.Tensor]) -> None:
         """Copy LoRA tensors, named and shaped as `lora` gives them, into the policy."""
         for name, p in self.parameters.items():
             p.copy_(lora[name])
+
+
+def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """A hash of names, shapes, dtypes and numbers. Of each matrix only its rows' and columns' hashes leave the device."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda named: named[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        if tensor.numel():
+            matrix = tensor.detach().reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+            for dim in (0, 1):
+                digest.update(torch.hash_tensor(matrix, dim).cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def pick_device(model: Model) -> torch.device:
@@ -150,7 +176,7 @@ def pick_device(model: Model) -> torch.device:
 def _load(cls: type, path: str, what: str, **kwargs: object):
     try:
         return cls.from_pretrained(path, trust_remote_code=False, **kwargs)
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
         raise UserError(f"model.path = {path}: no {what.split(' ', 1)[1]} there ({first}); "
                         "give a Hugging Face model directory, such as models/tiny") from None

@@ -1,13 +1,19 @@
 """A step's rollouts: P problems to P groups of G scored completions."""
 
 import hashlib
-import math
 import random
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
 
 from grpo.policy import Policy
-from grpo.sampler import Sampler
-from grpo.types import Completion, Group, Prompt, Sample, Task
+from grpo.types import Completion, Group, NonFiniteError, Prompt, Sample, Task
+
+if TYPE_CHECKING:
+    from grpo.sampler import Sampler
+
+LARGEST = torch.finfo(torch.float32).max
 
 
 def step_prompts(prompts: Sequence[Prompt], step: int, per_step: int, seed: int) -> list[Prompt]:
@@ -33,9 +39,9 @@ def sampling_seed(seed: int, step: int, place: int, prompt: Prompt) -> int:
 
 
 def rollout(
-    sampler: Sampler, policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, seed: int, group_size: int
+    sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, seed: int, group_size: int
 ) -> list[Group]:
-    """Sample G completions a prompt and score their text. Raises ValueError where a reward is not a finite number."""
+    """Sample G completions a prompt and score their text."""
     seeds = [sampling_seed(seed, step, place, prompt) for place, prompt in enumerate(prompts)]
     sampled = sampler.sample(prompts, seeds, group_size)
     return [Group(prompt, tuple(scored(task, policy, prompt, sample) for sample in samples))
@@ -45,8 +51,20 @@ def rollout(
 def scored(task: Task, policy: Policy, prompt: Prompt, sample: Sample) -> Completion:
     """A sample with its text and the task's verdict on it."""
     text = policy.decode(sample.token_ids)
-    score = task.score(prompt.problem, text)
-    if not isinstance(score.reward, float) or not math.isfinite(score.reward):
-        raise ValueError(f"{type(task).__name__}.score returned the reward {score.reward!r} for {text!r}; "
-                         "rewards are finite floats")
-    return Completion(sample, text, score)
+    return Completion(sample, text, task.score(prompt.problem, text))
+
+
+def rewards(groups: Sequence[Group]) -> torch.Tensor:
+    """rewards_PG. Raises NonFiniteError where one is no float, or none that float32 holds."""
+    for group in groups:
+        for completion in group.completions:
+            check_reward(completion)
+    return torch.tensor([[c.score.reward for c in g.completions] for g in groups])
+
+
+def check_reward(completion: Completion) -> None:
+    """Raises NonFiniteError where the reward is no float, or none that float32 holds."""
+    reward = completion.score.reward
+    if not isinstance(reward, float) or not abs(reward) < LARGEST:
+        raise NonFiniteError(f"the task scored {completion.text[-80:]!r} with {reward!r}; "
+                             f"rewards are floats below {LARGEST:.2g} in size")

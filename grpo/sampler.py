@@ -32,11 +32,11 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 
 from grpo.config import Config
+from grpo.parity import SyncError
+from grpo.policy import fingerprint
 from grpo.types import Prompt, Sample, UserError
 
-
-class SyncError(RuntimeError):
-    """The engine does not serve the policy it was given. Training on its rollouts would be silently wrong."""
+_A, _B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
 
 
 class Served(Protocol):
@@ -57,7 +57,7 @@ class Sampler:
     def __init__(self, policy: Served, config: Config, context: int):
         """Start vLLM on the policy's base, for prompts with completions of up to `context` tokens, and register its LoRA.
 
-        Raises UserError where the installed vLLM is not for the policy's device.
+        Raises UserError where the installed vLLM is not for the policy's device, or does not find the memory.
         """
         if current_platform.device_type != policy.device.type:
             raise UserError(f"model.device: the policy is on the {policy.device.type}, and the installed vLLM is for "
@@ -68,15 +68,23 @@ class Sampler:
         if not on_gpu:
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(rollout.cpu_kv_cache_gib))
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
-        self._llm = LLM(
-            model=policy.path, skip_tokenizer_init=True, dtype=str(policy.dtype).removeprefix("torch."),
-            max_model_len=context, seed=config.run.seed, use_tqdm_on_load=False,
-            enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
-            logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
-            **({"gpu_memory_utilization": rollout.gpu_memory_share,
-                "max_num_batched_tokens": max(16384, rollout.max_sequences),
-                "compilation_config": {"max_cudagraph_capture_size": rollout.max_sequences}} if on_gpu else
-               {"enforce_eager": True, "enable_chunked_prefill": False}))
+        try:
+            self._llm = LLM(
+                model=policy.path, skip_tokenizer_init=True, dtype=str(policy.dtype).removeprefix("torch."),
+                max_model_len=context, seed=config.run.seed, use_tqdm_on_load=False,
+                enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
+                **({"gpu_memory_utilization": rollout.gpu_memory_share,
+                    "max_num_batched_tokens": max(16384, rollout.max_sequences),
+                    "compilation_config": {"max_cudagraph_capture_size": rollout.max_sequences}} if on_gpu else
+                   {"enforce_eager": True, "enable_chunked_prefill": False}))
+        except (ValueError, RuntimeError) as error:  # vLLM has no type of its own for this
+            if not any(word in str(error) for word in ("memory", "KV cache", "cache blocks")):
+                raise
+            raise UserError(f"vLLM does not fit: {' '.join(str(error).split())[:300]}; "
+                            + (f"raise rollout.gpu_memory_share (now {rollout.gpu_memory_share}), or lower "
+                               "rollout.max_sequences" if on_gpu else
+                               f"lower rollout.cpu_kv_cache_gib (now {rollout.cpu_kv_cache_gib}), or make room")) from None
         if not on_gpu:
             self._llm.apply_model(_two_products_a_layer)
         self._swaps = 0
@@ -127,6 +135,36 @@ class Sampler:
         params = SamplingParams(temperature=0.0, **self._common())
         return [samples[0] for samples in self._generate(prompts, [params] * len(prompts))]
 
+    def served_lora(self) -> dict[str, torch.Tensor]:
+        """What the engine's LoRA buffers hold now, by PEFT's names: A, and B alpha/r, in the engine's dtype."""
+        pairs = _pairs(self._policy.lora(), self._policy.scale)
+
+        def read(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+            manager, found = model.lora_manager, {}
+            slot = manager.lora_index_to_id.index(self._request.lora_int_id)
+            for name, layer in manager.modules.items():
+                for place, part in enumerate(manager.packed_modules.get(name, [name])):
+                    if part in pairs:
+                        rank = len(pairs[part][0])
+                        found[_A.format(part)] = layer.lora_a_stacked[place][slot, 0, :rank].clone()
+                        found[_B.format(part)] = layer.lora_b_stacked[place][slot, 0, :, :rank].clone()
+            return found
+
+        return self._llm.apply_model(read)[0]
+
+    def fingerprint(self) -> str:
+        """Of the engine's base weights, as they are in memory now; comparable with the same engine's alone.
+
+        On a CPU, vLLM repacks linear layers out of reach, and the embeddings and norms are what is hashed.
+        """
+        return self._llm.apply_model(lambda model: fingerprint(model.named_parameters()))[0]
+
+    def memory(self) -> tuple[int, int]:
+        """Bytes of the engine's weights, and of its KV cache."""
+        (weights,) = self._llm.apply_model(lambda model: sum(p.nbytes for p in model.parameters()))
+        (cache,) = self._llm.collective_rpc(lambda worker: sum(t.nbytes for t in worker.model_runner.kv_caches))
+        return weights, cache
+
     def close(self) -> None:
         """Stop the engine and free its memory. A process can start another one after this, not before."""
         self._llm.llm_engine.engine_core.shutdown()
@@ -176,7 +214,7 @@ def _sample(completion) -> Sample:
 
 def _pairs(lora: dict[str, torch.Tensor], scale: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """vLLM's layer name -> (A, B alpha/r)."""
-    suffix, prefix = ".lora_A.weight", "base_model.model."
+    prefix, suffix = _A.split("{}")
     return {name.removeprefix(prefix).removesuffix(suffix): (a, lora[name.replace("lora_A", "lora_B")] * scale)
             for name, a in lora.items() if name.endswith(suffix)}
 

@@ -7,73 +7,125 @@
              the new LoRA to the sampler                                           sampler.py
 """
 
+from collections.abc import Collection
 from pathlib import Path
 
-import torch
-
-from grpo import checkpoint, rundir
+from grpo import checkpoint, replay
 from grpo.advantage import ADVANTAGES
 from grpo.config import Config
-from grpo.evaluate import Evaluations, evaluate
-from grpo.metrics import Clock, RunLog, parity, peak_memory_gib, rollout_metrics
-from grpo.parity import check_parity, self_test
+from grpo.evaluate import evaluate
+from grpo.parity import SyncError
 from grpo.policy import Policy, pick_device
-from grpo.rollout import rollout, step_prompts
+from grpo.rollout import rewards, rollout, step_prompts
 from grpo.sampler import Sampler
-from grpo.types import Prompt, Task, UserError
+from grpo.selftest import self_test
+from grpo.types import Aborted, Prompt, Task, UserError
 from grpo.update import Updater
+from harness import rundir
+from harness.alarms import Alarms
+from harness.dry_step import dry_step
+from harness.evaluations import Evaluations
+from harness.files import new_directory, writable
+from harness.identity import Identity
+from harness.memory import memory_metrics
+from harness.metrics import completion_lines, rollout_metrics
+from harness.records import Clock, RunLog, shown
+from harness.signals import Interrupted, deferred
 
 
-def train(config: Config, task: Task, resume: bool) -> Evaluations:
-    """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory."""
-    folder, device = Path(config.run.dir), pick_device(config.model)
-    found = checkpoint.newest(folder / "checkpoints") if resume else None
-    policy = Policy(config.model, config.lora, device, config.run.seed)
-    train_prompts, test_prompts, context = encode(policy, task, config)
-    updater = Updater(policy, config)
-    start = checkpoint.restore(found[0], policy, updater) if found else 0
-    sampler = Sampler(policy, config, context)
-    said = [*(found[1] if found else []), *rundir.begin(config, resume)]
-    log = RunLog(folder, start, config.run.steps)
-    for line in said:
-        log.say(line)
-    check = self_test(policy, sampler, config, train_prompts[:2])
-    log.say(f"self-test: vLLM serves the LoRA it is given (log-probs within {check['gap']:.2g} of the trainer's; "
-            f"a stale LoRA would show {check['stale_gap']:.2g})")
-    evaluations = Evaluations(folder / "evaluation.json", task.references, before=start + 1)
+class Trainer:
+    """A run: its parts, ready for the next step, and `done`, the step that was finished last."""
 
-    def measure(step: int) -> None:
-        table = evaluate(sampler, policy, task, test_prompts)
-        evaluations.add(step, table)
-        log.evaluation(step, table)
+    def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str]):
+        """Load what is trained, restore it from the newest checkpoint, start vLLM, and prove that the two agree."""
+        self.config, self.task, self.folder = config, task, Path(config.run.dir)
+        found = checkpoint.newest(self.folder / "checkpoints") if resume else None
+        self.policy = Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
+        self.train_prompts, self.test_prompts, context = encode(self.policy, task, config)
+        self.updater = Updater(self.policy, config)
+        self.identity = Identity.of(task, self.policy.fingerprint())
+        self.done, said = 0, []
+        if found:
+            self.done, lines = checkpoint.restore(found[0], self.policy, self.updater, self.identity, allowed)
+            said = [*found[1], *lines]
+        self.saved = self.done
+        self.sampler = Sampler(self.policy, config, context)
+        self.served_base = self.sampler.fingerprint()
+        needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
+        check = self_test(self.sampler, self.updater, self.train_prompts[:2])
+        said += rundir.begin(self.folder, config.dump(), resume)
+        self.log, self.alarms = RunLog(self.folder, self.done, config.run.steps), Alarms()
+        self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, before=self.done + 1)
+        said += [needs, f"self-test: vLLM serves the LoRA it is given (log-probs within {check['gap']:.2g} of the "
+                        f"trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
+        said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
+        for line in said:
+            self.log.say(line)
 
-    if start == 0:
-        measure(0)
-    for step in range(start + 1, config.run.steps + 1):
-        clock = Clock()
-        prompts = step_prompts(train_prompts, step, config.rollout.prompts_per_step, config.run.seed)
+    def step(self, step: int) -> None:
+        """One GRPO step. A signal abandons it while it samples; later it waits until the step is trained and recorded."""
+        config, clock = self.config, Clock()
+        prompts = step_prompts(self.train_prompts, step, config.rollout.prompts_per_step, config.run.seed)
         with clock("rollout"):
-            groups = rollout(sampler, policy, task, prompts, step, config.run.seed, config.rollout.group_size)
-        with clock("train"):
-            rewards_PG = torch.tensor([[c.score.reward for c in g.completions] for g in groups])
-            advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards_PG)
-            learned, token_logs = updater.step(step, groups, advantages_PG)
-        with clock("sync"):
-            sampler.swap_lora(policy.lora())
-        agreement = parity(groups, token_logs)
-        log.completions(step, groups, advantages_PG, token_logs)
-        log.step(step, {**rollout_metrics(groups), **learned, **agreement, **clock.metrics(),
-                        "memory/peak_gib": peak_memory_gib(device)})
-        check_parity(agreement["parity/logp_mean_abs_diff"], policy.dtype)
-        if step % config.eval.every == 0 or step == config.run.steps:
-            measure(step)
-        if step % config.checkpoint.every == 0 or step == config.run.steps:
-            log.flush()
-            checkpoint.save(folder / "checkpoints", step, policy, updater, config.checkpoint.keep)
-    policy.save(folder / "adapter")
-    sampler.close()
-    log.close()
-    return evaluations
+            groups = rollout(self.sampler, self.policy, self.task, prompts, step, config.run.seed, config.rollout.group_size)
+        with deferred():
+            try:
+                with clock("train"):
+                    advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards(groups))
+                    learned, token_logs = self.updater.step(step, groups, advantages_PG)
+            except Aborted as error:
+                kept = replay.keep(self.folder / "repro", step, self.updater, groups, str(error))
+                raise type(error)(f"step {step}: {error}; python -m grpo.replay {kept} runs it again") from None
+            with clock("sync"):
+                self.sampler.swap_lora(self.policy.lora())
+            alarms, lines = self.alarms.check(groups)
+            self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
+            self.log.step(step, {**rollout_metrics(groups), **learned, **alarms, **clock.metrics(),
+                                 **memory_metrics(self.policy.device)})
+            for line in lines:
+                self.log.say(f"step {step}: {line}")
+            self.done = step
+
+    def measure(self) -> None:
+        """Evaluate after the last finished step, if that is due and was not done before."""
+        config, step = self.config, self.done
+        if step not in self.evaluations and (step % config.eval.every == 0 or step == config.run.steps):
+            table = evaluate(self.sampler, self.policy, self.task, self.test_prompts)
+            self.evaluations.add(step, table)
+            self.log.evaluation(step, table)
+
+    def save(self) -> None:
+        """Write a checkpoint of the last finished step. Raises SyncError where a base weight is not what it was."""
+        if (self.policy.fingerprint(), self.sampler.fingerprint()) != (self.identity.base, self.served_base):
+            raise SyncError(f"step {self.done}: a weight of the frozen base has changed since the start; nothing was saved")
+        self.log.flush()
+        checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
+        self.saved = self.done
+
+
+def train(config: Config, task: Task, resume: bool, allowed: Collection[str] = ()) -> Evaluations:
+    """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory.
+
+    allowed: config keys, "data" or "base", that may differ from the checkpoint's. Raises UserError, Aborted, Interrupted.
+    """
+    with writable(Path(config.run.dir), "checkpoints there are whole; make room, then go on with --resume"):
+        run = Trainer(config, task, resume, allowed)
+        try:
+            run.measure()
+            for step in range(run.done + 1, config.run.steps + 1):
+                run.step(step)
+                run.measure()
+                if step % config.checkpoint.every == 0 or step == config.run.steps:
+                    run.save()
+        except Interrupted:
+            if run.done > run.saved:
+                run.save()
+            raise
+        with new_directory(run.folder / "adapter") as part:
+            run.policy.save(part)
+        run.sampler.close()
+        run.log.close()
+    return run.evaluations
 
 
 def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:

@@ -19,6 +19,14 @@ class UserError(Exception):
     """A mistake of the user's. The message is one line: what, where, what was expected, how to mend it."""
 
 
+class Aborted(Exception):
+    """The run stops itself, because going on would be silently wrong. The message is one line."""
+
+
+class NonFiniteError(Aborted):
+    """A reward, the loss or the gradient is not a finite number. Nothing was trained on it."""
+
+
 @dataclass(frozen=True)
 class Problem:
     """One thing to solve, as a task hands it over. `data` is the task's own; the algorithm never opens it."""
@@ -26,7 +34,7 @@ class Problem:
     name: str  # shown in logs
     kind: str  # rewards and accuracies are reported for each kind
     messages: tuple[dict[str, str], ...]  # the chat, rendered by the model's own template
-    data: object = field(default=None, repr=False)
+    data: object = field(default=None, repr=False)  # its repr is part of the data set's hash
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,8 @@ class Score:
 
     reward: float
     unparsed: bool = False  # the completion held no answer
+    answer: str | None = None  # what it answered, in short; an alarm says when that is always the same
+    answers: int = 1  # how many it gave; more than one is hedging, and raises an alarm
 
 
 Table = dict[str, float]  # kind -> accuracy in [0, 1], and "overall"
@@ -53,7 +63,8 @@ class Task(Protocol):
 
     A config names a class. It is made as `Class(settings, seed)`, `settings` being an instance of its pydantic model
     `Class.Settings`, filled from the config's other keys under `task`. A class may have a static method
-    `missing(settings) -> list[str]` that says, in words, what this machine lacks for it.
+    `missing(settings) -> list[str]` that says, in words, what this machine lacks for it, and an attribute
+    `trivial: list[Reference]`: what policies that look at nothing would score, printed at the start.
     """
 
     Settings: type
@@ -90,6 +101,17 @@ class Completion:
     sample: Sample
     text: str
     score: Score
+
+
+@dataclass(frozen=True)
+class TokenLog:
+    """What the trainer found for one completion: one Python float per sampled token."""
+
+    logp: list[float]
+    entropy: list[float]
+
+
+TokenLogs = dict[tuple[int, int], TokenLog]  # (group, row) -> its log; groups without a signal have none
 
 
 @dataclass(frozen=True)

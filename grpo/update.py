@@ -1,11 +1,11 @@
 """One optimizer step from a step's groups: the only file that trains.
 
     for every group with a signal:   prompt once -> micro-batches of completions -> loss, backward -> prompt's backward
-    then:                            clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
+    then:                            are log-probs vLLM's, loss and gradient finite? else nothing below happens
+                                     clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
 """
 
 import math
-from dataclasses import dataclass
 
 import bitsandbytes
 import torch
@@ -14,19 +14,11 @@ from grpo.batch import Denominators, MicroBatch, pad, split, token_weights
 from grpo.config import Config, Optim
 from grpo.logprob import Prefix, Scored, score
 from grpo.loss import TokenData, policy_loss
+from grpo.parity import check_parity
 from grpo.policy import Policy
-from grpo.types import Group, Metrics
+from grpo.types import Group, Metrics, NonFiniteError, TokenLog, TokenLogs
 
-
-@dataclass
-class TokenLog:
-    """Per token of one completion, for the records. Python floats, one per sampled token."""
-
-    logp: list[float]
-    entropy: list[float]
-
-
-TokenLogs = dict[tuple[int, int], TokenLog]  # (group, row) -> its log; groups without a signal have none
+LogpOld = dict[tuple[int, int], list[float]]  # (group, row) -> log pi_old of its tokens
 
 
 def learning_rate(step: int, steps: int, optim: Optim) -> float:
@@ -42,6 +34,7 @@ class Updater:
 
     def __init__(self, policy: Policy, config: Config):
         self.policy, self.config = policy, config
+        self.logp_old: LogpOld = {}  # empty on a batch's first epoch: the policy is then its own old
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
@@ -49,21 +42,27 @@ class Updater:
     def step(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
         """Train on a batch of groups, `algorithm.epochs` times.
 
-        Metrics are the last epoch's; token logs the first's, when the policy is still the one that sampled. Raises
-        FloatingPointError where loss or gradient is not finite, and leaves the parameters as they were before that update.
+        Metrics are the last epoch's; parity/* and the token logs the first's, when the policy is still the one that sampled.
         """
-        lr = learning_rate(step, self.config.run.steps, self.config.optim)
-        metrics, logs = self.accumulate(groups, advantages_PG, {})
-        metrics |= self._apply(lr, metrics["loss"])
+        self.logp_old = {}
+        metrics, logs = self.epoch(step, groups, advantages_PG)
         for _ in range(1, self.config.algorithm.epochs):
-            metrics, _ = self.accumulate(groups, advantages_PG, {key: log.logp for key, log in logs.items()})
-            metrics |= self._apply(lr, metrics["loss"])
+            self.logp_old = {key: log.logp for key, log in logs.items()}
+            metrics |= self.epoch(step, groups, advantages_PG)[0]
         return metrics, logs
 
-    def accumulate(
-        self, groups: list[Group], advantages_PG: torch.Tensor, logp_old: dict[tuple[int, int], list[float]]
-    ) -> tuple[Metrics, TokenLogs]:
-        """Add the loss's gradient to the LoRA's. `logp_old` is empty on the first epoch: the policy is then its own old."""
+    def epoch(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
+        """One gradient and one update. Raises SyncError where the batch is not this policy's, and NonFiniteError.
+
+        Neither lets the optimizer move.
+        """
+        metrics, logs = self.accumulate(groups, advantages_PG)
+        if not self.logp_old:
+            metrics |= check_parity(groups, logs, self.policy.dtype)
+        return metrics | self._apply(step, metrics["loss"]), logs
+
+    def accumulate(self, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
+        """Add the loss's gradient to the LoRA's."""
         samples = [c.sample for g in groups for c in g.completions]
         denominators = Denominators(
             sum(len(s.token_ids) for s in samples), len(samples), self.config.rollout.max_new_tokens)
@@ -72,7 +71,7 @@ class Updater:
         for p, group in enumerate(groups):
             if self._skip(advantages_PG[p]):
                 continue
-            self._group(p, group, advantages_PG[p], logp_old, denominators, sums, logs)
+            self._group(p, group, advantages_PG[p], denominators, sums, logs)
         tokens = sum(len(log.logp) for log in logs.values())
         sums["entropy"] = sum(sum(log.entropy) for log in logs.values())
         means = {name: sums[name] / tokens if tokens else None for name in ("entropy", "clipped", "kl_ref")}
@@ -87,8 +86,7 @@ class Updater:
         return self.config.algorithm.beta == 0 and not advantages_G.any()
 
     def _group(
-        self, p: int, group: Group, advantages_G: torch.Tensor, logp_old: dict[tuple[int, int], list[float]],
-        denominators: Denominators, sums: Metrics, logs: TokenLogs,
+        self, p: int, group: Group, advantages_G: torch.Tensor, denominators: Denominators, sums: Metrics, logs: TokenLogs
     ) -> None:
         """Forward and backward of one group; adds to `sums` and `logs`."""
         policy, algorithm = self.policy, self.config.algorithm
@@ -99,8 +97,8 @@ class Updater:
             batch = MicroBatch.of(samples, rows).to(policy.device)
             scored = self._score(prefix, batch)
             old_BT = scored.logp_BT.detach()
-            if logp_old:
-                old_BT = pad([logp_old[p, row] for row in rows], torch.float32).to(policy.device)
+            if self.logp_old:
+                old_BT = pad([self.logp_old[p, row] for row in rows], torch.float32).to(policy.device)
             data = TokenData(
                 old_BT, self._score(reference, batch, base=True).logp_BT if reference else None,
                 advantages_G[rows].to(policy.device)[:, None].expand_as(old_BT),
@@ -128,13 +126,14 @@ class Updater:
         with self.policy.base_only():
             return Prefix(self.policy.decoder, group.prompt.token_ids, self.policy.device)
 
-    def _apply(self, lr: float, loss: float) -> Metrics:
+    def _apply(self, step: int, loss: float) -> Metrics:
+        lr = learning_rate(step, self.config.run.steps, self.config.optim)
         parameters = [p for p in self.policy.parameters.values() if p.grad is not None]
         if not parameters:  # no group had a signal
             return {"policy/grad_norm": None, "policy/lr": lr}
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm))
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(f"loss {loss}, gradient norm {norm}: nothing was updated")
+            raise NonFiniteError(f"loss {loss}, gradient norm {norm}: the optimizer did not move")
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr
         self.optimizer.step()

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,16 @@ def padded_logps(policy: Policy, group: Group, temperature: float = 1.0) -> torc
     logits = policy.model(input_ids=ids_BT, attention_mask=attention.long()).logits.float() / temperature
     logp = logits[:, :-1].log_softmax(-1).gather(2, ids_BT[:, 1:, None])[..., 0]
     return torch.where(attention[:, 1:], logp, 0.0)[:, len(prompt) - 1 :]
+
+
+def sampled_by(policy: Policy, groups: list[Group]) -> list[Group]:
+    """The groups with the log-probs that the policy gives their tokens, as if it had sampled them."""
+    with torch.no_grad():
+        logps = [padded_logps(policy, group) for group in groups]
+    return [replace(group, completions=tuple(
+        replace(c, sample=replace(c.sample, logp=tuple(logp[: len(c.sample.token_ids)])))
+        for c, logp in zip(group.completions, logp_BT.tolist(), strict=True)))
+        for group, logp_BT in zip(groups, logps, strict=True)]
 
 
 def run_train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProcess:

@@ -7,16 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from adapter import dataset
 from adapter.dataset import build
 from adapter.parse import Agree, Override, Unparsed, parse_answer
 from adapter.prompt import PromptText
 from adapter.reward import reward
 from adapter.task import Settings, SymbolTask
 from adapter.upstream import SimulatedUpstream
-from grpo.config import validated
-from grpo.types import UserError
+from grpo.types import Problem, UserError
+from harness.schema import validated
 from symbols.expression import GREEK, evaluate, parse
 from symbols.generate import Range
+from tests.test_outcomes import row
 
 TINY = Range((1, 99), (2, 4), 999)
 
@@ -40,6 +42,8 @@ def symbol_task(**settings) -> SymbolTask:
     (r"\boxed{٣}", Unparsed("no number")),  # unicode digits are no answer
     (r"\boxed{__import__('os')}", Unparsed("no number")),
     (r"\boxed{1/0}", Unparsed("no number")),
+    (r"\boxed{1/007}", Override(Fraction(1, 7))),
+    (r"\boxed{1/" + "0" * 5000 + "1}", Unparsed("no number")),  # Python refuses to read so long a number
     (r"\boxed{1e9}", Unparsed("no number")),
     ("", Unparsed("no box")),
 ])
@@ -149,7 +153,49 @@ def test_correct_is_no_answer_where_the_prompt_does_not_offer_it():
         assert (score.reward, score.unparsed) == (reward_of_agreeing, not reward_of_agreeing)
 
 
+@pytest.mark.parametrize(("text", "answer", "answers"), [
+    (r"\boxed{CORRECT}", "CORRECT", 1),
+    (r"\boxed{27.0}", "27", 1), (r"\boxed{14/4}", "7/2", 1), (r"\boxed{−7}", "-7", 1),  # one number, one text
+    (r"\boxed{5} or \boxed{6}", "6", 2),
+    (r"\boxed{CORRECT} \boxed{3} \boxed{CORRECT}", "CORRECT", 3),
+    (r"\boxed{5} \boxed{dunno}", None, 2),
+    (r"\boxed{\boxed{5}}", "5", 1),  # the outer one has a brace inside
+    (r"\boxed{5} \boxed{6", "5", 1),
+    ("5", None, 0), ("", None, 0),
+])
+def test_what_was_answered_and_how_often(text, answer, answers):
+    problem = Problem("2 γ 3", "custom", (), row("2 γ 3", "none"))
+    score = symbol_task(train=1, test=1).score(problem, text)
+    assert (score.answer, score.answers, score.unparsed) == (answer, answers, answer is None)
+
+
+def test_correct_is_not_shown_as_an_answer_where_it_is_none():
+    score = symbol_task(condition="explicit_no_correct", train=1, test=1).score(
+        Problem("1 + 1", "standard", (), row("1 + 1", "2")), r"\boxed{CORRECT}")
+    assert (score.reward, score.unparsed, score.answer, score.answers) == (0.0, True, None, 1)
+
+
+def test_trivial_policies_by_hand(tmp_path):
+    train = ["9 − 2", "10 α 3", "2 θ 3", "1 + 4", "4 γ 2"]  # 7, 7, 5, 5, 8: of 5 and 7, as common, the smaller
+    test = [("4 θ 1", "none"),  # 5; read at random 5, 3, 4, 4
+            ("2 θ 2", "4"),  # 4; read at random 4, 0, 4, 1
+            ("3 + 2", "5"), ("8 ÷ 2", "4"), ("1 + 1", "none")]
+    dataset.write(tmp_path, [row(text, "none") for text in train], [row(*both) for both in test])
+    found = {reference.label: reference.accuracy for reference in symbol_task(data=str(tmp_path)).trivial}
+    assert found == {
+        "always CORRECT": {"custom": 1 / 2, "standard": 2 / 3, "overall": 3 / 5},
+        "always 5": {"custom": 1 / 2, "standard": 1 / 3, "overall": 2 / 5},
+        "random mapping, expected": {"custom": 3 / 8, "standard": 1.0, "overall": 3.75 / 5}}
+    assert symbol_task(data=str(tmp_path)).references["api"].accuracy == found.pop("always CORRECT")
+    for condition in ("explicit_no_correct", "none_no_correct"):  # CORRECT is no answer there
+        assert {r.label for r in symbol_task(condition=condition, data=str(tmp_path)).trivial} == set(found)
+
+
 @pytest.mark.parametrize(("settings", "words"), [
+    ({"api_answers": "/home/me/.bashrc"}, r"task.api_answers = '/home/me/.bashrc': expected a name that ends in .jsonl"),
+    ({"api_answers": "a\0.jsonl"}, "all of its characters printable"),
+    ({"api_model": "\x1b[2J"}, "all of its characters printable"),
+    ({"data": "a\0"}, "all of its characters printable"),
     ({"conditon": "vague"}, "task.conditon: unknown key; did you mean condition?"),
     ({"condition": "loud"}, "task.condition = 'loud'"),
     ({"operands": [9, 1]}, r"task.operands = \[9, 1\]"),

@@ -9,7 +9,8 @@ import pytest
 from omegaconf import OmegaConf
 
 import train
-from grpo.config import Config, load, validated
+from grpo.config import Config, load
+from harness.schema import validated
 from tests.conftest import ROOT, TINY, tiny_config
 
 

@@ -7,7 +7,7 @@ from datetime import date
 import pytest
 
 from examples import iso_base
-from examples.iso_dates import DAYS, IsoDates
+from examples.iso_dates import DAYS, IsoDates, accuracy
 from grpo.types import Problem, UserError
 from tests.conftest import ROOT, run_train
 from train import load_class
@@ -57,6 +57,25 @@ def test_scores_by_hand(text, reward, unparsed):
     wrong = Problem("03/04/2005", "digits", (), ("2005-04-03", "2005-03-04"))
     score = dates(train=1, test=1).score(wrong, text)
     assert (score.reward, score.unparsed) == (reward, unparsed)
+
+
+@pytest.mark.parametrize(("text", "answer", "answers"), [
+    ("\\boxed{2005-04-03}", "2005-04-03", 1), ("\\boxed{CORRECT}", "CORRECT", 1),
+    ("\\boxed{2005} \\boxed{CORRECT}", "CORRECT", 2),
+    ("\\boxed{none}", None, 1), ("2005-04-03", None, 0)])
+def test_what_was_answered_and_how_often(text, answer, answers):
+    score = dates(train=1, test=1).score(Problem("03/04/2005", "digits", (), ("2005-04-03", "2005-03-04")), text)
+    assert (score.answer, score.answers) == (answer, answers)
+
+
+def test_trivial_policies_by_hand():
+    task = dates(train=4, test=4)
+    always_correct, always = task.trivial
+    assert (always_correct.label, always_correct.accuracy) == ("always CORRECT", task.references["api"].accuracy)
+    assert always.label == f"always {task.train[0].data[0]}"  # no date comes twice, so the first is as common as any
+    assert always.accuracy == {"digits": 0.0, "named": 0.0, "overall": 0.0}  # and none is in the test problems
+    assert accuracy(task.test, lambda truth, api: truth == task.test[2].data[0]) == {
+        "digits": 0.0, "named": 0.5, "overall": 0.25}
 
 
 def test_agreeing_is_right_where_the_api_is():

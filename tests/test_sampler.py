@@ -3,22 +3,30 @@
 In bfloat16 where the processor has AVX-512, else in float32: emulated, bfloat16 is slow and rounds otherwise.
 """
 
+import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from vllm.lora.request import LoRARequest
 
 import grpo.sampler
+import grpo.selftest
 from adapter.task import Settings, SymbolTask
+from grpo import replay
 from grpo.advantage import ADVANTAGES
-from grpo.metrics import parity
-from grpo.parity import loud_lora, self_test
-from grpo.rollout import rollout, step_prompts
-from grpo.sampler import Sampler, SyncError
+from grpo.parity import SyncError, check_parity
+from grpo.rollout import rewards, rollout, step_prompts
+from grpo.sampler import Sampler
+from grpo.selftest import loud_lora, self_test
+from grpo.trainer import Trainer
 from grpo.update import Updater
-from tests.conftest import randomize, tiny_config, tiny_policy
+from tests import swap_faults
+from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
 
 DTYPE = "bfloat16" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "float32"
 LARGEST = {"bfloat16": 0.02, "float32": 1e-3}[DTYPE]  # |difference| of a log-prob, nats
@@ -41,14 +49,14 @@ class Loop:
         return rollout(self.sampler, self.policy, self.task, prompts, step, seed, 16)
 
     def check(self):
-        return self_test(self.policy, self.sampler, self.config, self.prompts[:2])
+        return self_test(self.sampler, self.updater, self.prompts[:2])
 
     def parity(self, step: int) -> tuple[float, float]:
         """Largest and mean |difference| over every token of 128 completions. Leaves no gradient."""
         groups = self.groups(step)
-        _, logs = self.updater.accumulate(groups, torch.ones(8, 16), {})
+        _, logs = self.updater.accumulate(groups, torch.ones(8, 16))
         self.updater.optimizer.zero_grad()
-        metrics = parity(groups, logs)
+        metrics = check_parity(groups, logs, self.policy.dtype)
         return metrics["parity/logp_max_abs_diff"], metrics["parity/logp_mean_abs_diff"]
 
 
@@ -65,8 +73,7 @@ def test_vllm_and_trainer_agree_before_and_after_ten_updates(loop):
     assert largest <= LARGEST, mean
     for step in range(1, 11):
         groups = loop.groups(step)
-        advantages = ADVANTAGES["grpo"](torch.tensor([[c.score.reward for c in g.completions] for g in groups]))
-        loop.updater.step(step, groups, advantages)
+        loop.updater.step(step, groups, ADVANTAGES["grpo"](rewards(groups)))
         loop.sampler.swap_lora(loop.policy.lora())
     moved = max((t - before[name]).abs().max().item() for name, t in loop.policy.lora().items())
     assert moved > 1e-3
@@ -122,37 +129,76 @@ def test_the_self_test_passes_and_leaves_everything_as_it_was(loop):
     assert loop.sampler.sample(loop.prompts[:2], [1, 2], 4) == sampled
 
 
-def break_stale_cache(loop, monkeypatch):
-    monkeypatch.setattr(Sampler, "_salt", lambda self: "always the same")
-    monkeypatch.setattr(loop.sampler._llm, "reset_prefix_cache", lambda: True)
-
-
-def break_unswapped(loop, monkeypatch):
-    monkeypatch.setattr(loop.sampler, "swap_lora", lambda lora: None)
-
-
-def break_wrong_keys(loop, monkeypatch):
-    pairs = grpo.sampler._pairs
-    monkeypatch.setattr(grpo.sampler, "_pairs", lambda *a: {f"model.{name}": pair for name, pair in pairs(*a).items()})
-
-
-def break_wrong_scale(loop, monkeypatch):
-    pairs = grpo.sampler._pairs
-    monkeypatch.setattr(grpo.sampler, "_pairs", lambda lora, scale: pairs(lora, 2 * scale))
-
-
-def break_temperature(loop, monkeypatch):
-    monkeypatch.setattr(loop.sampler, "_rollout", loop.config.rollout.model_copy(update={"temperature": 2.0}))
-
-
 @pytest.mark.parametrize("fault", [
-    break_stale_cache, break_unswapped, break_wrong_keys, break_wrong_scale, break_temperature])
+    swap_faults.stale_cache, swap_faults.unswapped, swap_faults.wrong_keys, swap_faults.half_the_modules,
+    swap_faults.one_module, swap_faults.wrong_scale, swap_faults.transposed, swap_faults.temperature])
 def test_the_self_test_catches(loop, monkeypatch, fault):
     with monkeypatch.context() as broken:
         fault(loop, broken)
         with pytest.raises(SyncError):
             loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
+
+
+@pytest.mark.parametrize("fault", [
+    swap_faults.stale_cache, swap_faults.unswapped, swap_faults.half_the_modules, swap_faults.wrong_scale,
+    swap_faults.transposed, swap_faults.temperature])
+def test_log_probs_alone_catch_it_too(loop, monkeypatch, fault):
+    """Without reading the buffers back: an engine may hold the LoRA and compute something else."""
+    with monkeypatch.context() as broken:
+        fault(loop, broken)
+        broken.setattr(grpo.selftest, "check_served", lambda *_: None)
+        with pytest.raises(SyncError, match="log-probs differ"):
+            loop.check()
+    loop.sampler.swap_lora(loop.policy.lora())
+
+
+def test_a_stale_rollout_is_not_trained_on(loop, tmp_path, capsys):
+    """The LoRA moved and vLLM did not: the step stops before the optimizer, and its file stops again anywhere."""
+    before = {name: t.clone() for name, t in loop.policy.lora().items()}
+    randomize(loop.policy, 0.05, seed=7)  # not swapped
+    groups, moved = loop.groups(step=1), {name: t.clone() for name, t in loop.policy.lora().items()}
+    with pytest.raises(SyncError, match="nats on average on the completions of") as stop:
+        loop.updater.step(1, groups, ADVANTAGES["grpo"](rewards(groups)))
+    assert all(torch.equal(t, moved[name]) for name, t in loop.policy.lora().items())
+    path = replay.keep(tmp_path / "repro", 1, loop.updater, groups, str(stop.value))
+    loop.updater.optimizer.zero_grad()
+    loop.policy.load_tensors(before)
+    assert replay.main([str(path)]) == 1
+    assert f"it stops here too: {stop.value}" in capsys.readouterr().out
+    done = subprocess.run([sys.executable, "-m", "grpo.replay", str(path), "--sample"], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
+    assert done.returncode == 1, done.stderr[-3000:]
+    assert "a new engine samples" in done.stdout  # which serves the LoRA it is given: its completions are others
+    same, of = map(int, re.search(r"samples (\d+) of (\d+) completions as the run's did", done.stdout).groups())
+    assert same < of == 128
+
+
+def test_a_batch_that_is_the_policys_replays_to_its_end(loop, tmp_path, capsys):
+    loop.sampler.swap_lora(loop.policy.lora())
+    groups = loop.groups(step=2)
+    path = replay.keep(tmp_path / "repro", 2, loop.updater, groups, "a trial")
+    assert replay.main([str(path)]) == 0
+    printed = capsys.readouterr().out
+    metrics, _ = loop.updater.accumulate(groups, ADVANTAGES["grpo"](rewards(groups)))
+    loop.updater.optimizer.zero_grad()
+    assert f"loss {metrics['loss']:.6g}" in printed
+    assert "policy/grad_norm" in printed
+
+
+def test_a_changed_base_weight_is_found(loop):
+    """In the trainer's copy and in vLLM's, by the hash that a run compares before every checkpoint."""
+    trainer = SimpleNamespace(policy=loop.policy, sampler=loop.sampler, done=5, served_base=loop.sampler.fingerprint(),
+                              identity=SimpleNamespace(base=loop.policy.fingerprint()), log=None)
+    ours = loop.policy.model.get_base_model().model.layers[1].mlp.up_proj.base_layer.weight
+    (theirs,) = loop.sampler._llm.apply_model(lambda model: dict(model.named_parameters())["model.norm.weight"])
+    for weight in (ours.data, theirs.data):
+        kept = weight.flatten()[-1].item()
+        weight.view(-1)[-1] = kept + 2e-2
+        with pytest.raises(SyncError, match="a weight of the frozen base has changed"):
+            Trainer.save(trainer)
+        weight.view(-1)[-1] = kept
+    assert (loop.policy.fingerprint(), loop.sampler.fingerprint()) == (trainer.identity.base, trainer.served_base)
 
 
 def test_the_cache_is_reset_or_the_run_stops(loop, monkeypatch):

@@ -1,5 +1,7 @@
 """The shared-prefix pass against the plain padded one: log-probs, gradients, and the knobs that must change nothing."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -8,8 +10,10 @@ from grpo.advantage import grpo
 from grpo.batch import MicroBatch
 from grpo.logprob import Prefix, head_logp, score
 from grpo.loss import k3
+from grpo.rollout import rewards
+from grpo.types import NonFiniteError, Score
 from grpo.update import Updater, learning_rate
-from tests.conftest import group_of, padded_logps, randomize, tiny_config, tiny_policy
+from tests.conftest import group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
 
 GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
     group_of([5, 9, 33, 70, 12, 250, 7], [[40, 41, 42, 2], [43, 2], [2], [44, 45, 46, 47, 48, 2], [49, 50, 2], [51, 2],
@@ -31,7 +35,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def shared_gradients(policy, groups=GROUPS, advantages=ADVANTAGES, *overrides: str):
-    metrics, logs = Updater(policy, tiny_config(*overrides)).accumulate(groups, advantages, {})
+    metrics, logs = Updater(policy, tiny_config(*overrides)).accumulate(groups, advantages)
     return gradients(policy), metrics, logs
 
 
@@ -143,7 +147,7 @@ def test_the_schedule_reaches_the_optimizer():
     policy = tiny_policy(tiny_config())
     randomize(policy, 0.02)
     before = {name: p.detach().clone() for name, p in policy.parameters.items()}
-    Updater(policy, tiny_config("optim.lr=0.06", "optim.warmup=0.1")).step(1, GROUPS, ADVANTAGES)
+    Updater(policy, tiny_config("optim.lr=0.06", "optim.warmup=0.1")).step(1, sampled_by(policy, GROUPS), ADVANTAGES)
     moved = max((p - before[name]).abs().max().item() for name, p in policy.parameters.items())
     assert moved == pytest.approx(0.01, rel=0.05)  # Adam's first step is the learning rate: 0.06 after 1 of 6 warm-up steps
 
@@ -154,7 +158,7 @@ def test_steps_move_the_policy_towards_what_was_rewarded():
     updater = Updater(policy, tiny_config("optim.warmup=0.0"))
     before = [padded_logps(policy, g).sum(1) for g in GROUPS]
     for step in (1, 2, 3):
-        metrics, _ = updater.step(step, GROUPS, ADVANTAGES)
+        metrics, _ = updater.step(step, sampled_by(policy, GROUPS), ADVANTAGES)
     gained = torch.stack([padded_logps(policy, g).sum(1) - b for g, b in zip(GROUPS, before, strict=True)])
     assert (ADVANTAGES * gained).sum() > 1.0
     assert metrics["policy/grad_norm"] > 0
@@ -166,7 +170,7 @@ def test_epochs_after_the_first_see_a_ratio():
     randomize(policy, 0.02)
     updater = Updater(policy, tiny_config("optim.warmup=0.0", "algorithm.epochs=4", "optim.lr=0.02"))
     before = [padded_logps(policy, g).detach() for g in GROUPS]
-    metrics, logs = updater.step(1, GROUPS, ADVANTAGES)
+    metrics, logs = updater.step(1, sampled_by(policy, GROUPS), ADVANTAGES)
     assert metrics["policy/clip_fraction"] > 0
     for (p, row), log in logs.items():  # what is compared with the sampler is the policy that sampled
         assert log.logp == pytest.approx(before[p][row, : len(log.logp)].tolist(), abs=1e-3)
@@ -180,9 +184,22 @@ def test_a_step_without_a_signal_has_no_averages_and_changes_nothing():
     assert [metrics[key] for key in ("policy/entropy", "policy/clip_fraction", "policy/grad_norm")] == [None] * 3
 
 
-def test_nothing_is_updated_when_the_loss_is_not_finite():
+@pytest.mark.parametrize("poison", ["advantage", "gradient"])
+def test_nothing_is_updated_when_the_loss_or_the_gradient_is_not_finite(poison):
     policy = tiny_policy(tiny_config())
+    updater = Updater(policy, tiny_config())
     before = {name: p.detach().clone() for name, p in policy.parameters.items()}
-    with pytest.raises(FloatingPointError, match="nothing was updated"):
-        Updater(policy, tiny_config()).step(1, GROUPS, ADVANTAGES * float("inf"))
+    if poison == "gradient":  # of one parameter, while the loss is a number
+        next(iter(policy.parameters.values())).register_hook(lambda grad: grad * float("nan"))
+    with pytest.raises(NonFiniteError, match="the optimizer did not move"):
+        updater.step(1, sampled_by(policy, GROUPS), ADVANTAGES * (float("inf") if poison == "advantage" else 1))
     assert all(torch.equal(p, before[name]) for name, p in policy.parameters.items())
+    assert not updater.optimizer.state
+
+
+@pytest.mark.parametrize("reward", [float("nan"), float("inf"), -float("inf"), 1e300, 1, True, None, "1.0"])
+def test_a_reward_is_a_float_that_float32_holds(reward):
+    group = replace(GROUPS[0], completions=tuple(replace(c, score=Score(reward)) for c in GROUPS[0].completions))
+    with pytest.raises(NonFiniteError, match="rewards are floats"):
+        rewards([GROUPS[0], group])
+    assert rewards(GROUPS).tolist() == [[0.0] * 8] * 2

@@ -1,0 +1,119 @@
+"""Runs again the step that stopped a run, on this machine and from one file.
+
+    python -m grpo.replay runs/NAME/repro/step-00012.safetensors [key.path=value ...] [--sample]
+
+The file holds the LoRA, the config, the prompts and the completions with vLLM's log-probs: all that the training pass
+depends on, besides the base, which `model.path` names. `--sample` also starts vLLM and samples the same completions anew,
+which tells a stale engine from two engines that disagree. Exit codes: 1 it stops again, 0 it does not, 2 no such file.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from grpo.advantage import ADVANTAGES
+from grpo.config import Config
+from grpo.parity import parity_metrics
+from grpo.policy import Policy, pick_device
+from grpo.rollout import rewards, sampling_seed
+from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score, UserError
+from grpo.update import Updater
+from harness.schema import validated
+
+KEY = "step"  # of the file's metadata: everything but the LoRA, as JSON
+
+
+def keep(folder: Path, step: int, updater: Updater, groups: list[Group], reason: str) -> Path:
+    """Write the step's batch and the LoRA it met to folder/step-NNNNN.safetensors. Returns its path."""
+    about = {"step": step, "reason": reason, "config": updater.config.model_dump(mode="json"),
+             "logp_old": [[*key, logp] for key, logp in updater.logp_old.items()],
+             "groups": [{"problem": g.prompt.problem.name, "kind": g.prompt.problem.kind, "prompt": g.prompt.text,
+                         "prompt_ids": g.prompt.token_ids,
+                         "completions": [{"text": c.text, "reward": _plain(c.score.reward), **asdict(c.sample)}
+                                         for c in g.completions]} for g in groups]}
+    path = folder / f"step-{step:05d}.safetensors"
+    folder.mkdir(exist_ok=True)
+    lora = {name: t.cpu().contiguous() for name, t in updater.policy.lora().items()}
+    path.write_bytes(save(lora, {KEY: json.dumps(about)}))
+    return path
+
+
+def main(arguments: list[str]) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m grpo.replay", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as model.path=... on another machine")
+    parser.add_argument("--sample", action="store_true", help="start vLLM too, and sample the completions anew")
+    options = parser.parse_intermixed_args(arguments)
+    try:
+        return replay(options.file, options.overrides, options.sample)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def replay(path: Path, overrides: list[str], sample: bool) -> int:
+    """Run a kept step again and print what comes of it. Raises UserError where the file is none of `keep`'s."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[KEY])
+        groups = [_group(g) for g in about["groups"]]
+        logp_old = {(p, row): logp for p, row, logp in about["logp_old"]}
+        step, reason, tree = int(about["step"]), about["reason"], OmegaConf.create(about["config"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no step that a run kept ({error}); name a file of runs/NAME/repro/") from None
+    config = validated(Config, OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(overrides))))
+    policy = Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
+    with safe_open(path, "pt") as file:
+        policy.load_open(file, path)
+    updater = Updater(policy, config)
+    updater.logp_old = logp_old
+    print(f"step {step} stopped its run: {reason}")
+    if sample:
+        print(_sampled_anew(policy, config, step, groups))
+    try:
+        metrics, _ = updater.epoch(step, groups, ADVANTAGES[config.algorithm.advantage](rewards(groups)))
+    except Aborted as error:
+        print(f"it stops here too: {error}")
+        return 1
+    found = ", ".join(f"{name} {value:.6g}" for name, value in metrics.items() if value is not None)
+    print(f"it does not stop here: {found}")
+    return 0
+
+
+def _sampled_anew(policy: Policy, config: Config, step: int, groups: list[Group]) -> str:
+    from grpo.sampler import Sampler
+
+    longest = max(len(g.prompt.token_ids) for g in groups) + config.rollout.max_new_tokens
+    sampler = Sampler(policy, config, longest)
+    seeds = [sampling_seed(config.run.seed, step, place, g.prompt) for place, g in enumerate(groups)]
+    anew = sampler.sample([g.prompt for g in groups], seeds, len(groups[0].completions))
+    sampler.close()
+    pairs = [(c.sample, new) for g, samples in zip(groups, anew, strict=True)
+             for c, new in zip(g.completions, samples, strict=True)]
+    same = [(old, new) for old, new in pairs if old.token_ids == new.token_ids]
+    gap = parity_metrics(pair for old, new in same for pair in zip(old.logp, new.logp, strict=True))
+    return (f"a new engine samples {len(same)} of {len(pairs)} completions as the run's did; on those its log-probs differ "
+            f"from the run's by {gap['parity/logp_mean_abs_diff'] or 0.0:.3g} nats on average")
+
+
+def _group(g: dict) -> Group:
+    prompt = Prompt(Problem(g["problem"], g["kind"], ()), tuple(g["prompt_ids"]), g["prompt"])
+    return Group(prompt, tuple(
+        Completion(Sample(tuple(c["token_ids"]), tuple(c["logp"]), c["finish_reason"]), c["text"], Score(c["reward"]))
+        for c in g["completions"]))
+
+
+def _plain(reward: object) -> object:
+    return reward if isinstance(reward, float) else repr(reward)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

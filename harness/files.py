@@ -1,0 +1,125 @@
+"""Files that are whole or absent, directories that prove what they hold, and readers that a huge file cannot hurt.
+
+A file or directory is written under a temporary name, flushed to disk, and renamed: a kill, at any moment, leaves no half of
+it. A directory's manifest.json holds the SHA-256 of each of its files.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from grpo.types import UserError
+
+MANIFEST = "manifest.json"
+MOST = 8 * 2**20  # bytes of a file that is read whole; the largest of ours, a long run's evaluations, has under 1 MB
+NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
+                errno.ENAMETOOLONG, errno.ELOOP}
+
+
+def read_text(path: Path, most: int = MOST) -> str:
+    """A UTF-8 text file of at most `most` bytes. Raises OSError, and ValueError where it is longer or no text."""
+    with path.open("rb") as file:
+        raw = file.read(most + 1)
+    if len(raw) > most:
+        raise ValueError(f"{path.name} is longer than {most} bytes, the most that is read")
+    return raw.decode()
+
+
+def read_object(path: Path, most: int = MOST) -> dict[str, Any]:
+    """A JSON object. Raises OSError, and ValueError where the file holds anything else."""
+    try:
+        value = json.loads(read_text(path, most))
+    except RecursionError:
+        value = None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} holds no JSON object")
+    return value
+
+
+def brief(value: object, most: int = 200) -> str:
+    """A value of a stranger's in a message: one line, printable, cut after `most` characters."""
+    text = str(value)
+    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
+    return shown if len(text) <= most else f"{shown}..."
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write or replace a file: whole, or as it was."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(text.encode())
+    flush(part)
+    part.replace(path)
+
+
+@contextmanager
+def new_directory(final: Path) -> Iterator[Path]:
+    """Gives an empty folder to fill; then adds its manifest, and it becomes `final`, after an older one is removed.
+
+    Nothing of it stays where that fails.
+    """
+    part = final.with_name(f".{final.name}.part")
+    try:
+        for left_by_a_kill in final.parent.glob(".*.part"):
+            if left_by_a_kill.is_dir():
+                shutil.rmtree(left_by_a_kill)
+            else:
+                left_by_a_kill.unlink()
+        part.mkdir(parents=True)
+        yield part
+        manifest = {file.name: sha256(file) for file in sorted(part.iterdir())}
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        for path in [*part.iterdir(), part]:
+            flush(path)
+        shutil.rmtree(final, ignore_errors=True)
+        part.rename(final)
+        flush(final.parent)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def fault(folder: Path, names: set[str]) -> str | None:
+    """What is wrong with a directory that should hold `names` and a manifest of them, or None."""
+    try:
+        manifest = read_object(folder / MANIFEST)
+    except (OSError, ValueError):
+        return f"{MANIFEST} is missing or damaged"
+    if manifest.keys() != names:
+        return f"{MANIFEST} names other files than {', '.join(sorted(names))}"
+    for name, digest in sorted(manifest.items()):
+        if not (folder / name).is_file():
+            return f"{name} is missing"
+        if sha256(folder / name) != digest:
+            return f"{name} is damaged"
+    return None
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """Return when the file or directory is on the disk itself."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def writable(folder: Path, cure: str) -> Iterator[None]:
+    """Within it, a disk that is full, read-only or broken is a UserError that names the folder and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); {cure}") from None

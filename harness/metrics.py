@@ -1,0 +1,52 @@
+"""What a step's groups look like: the numbers of metrics.jsonl, and the lines of rollouts/."""
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from grpo.types import Group, Metrics, TokenLogs
+
+
+def rollout_metrics(groups: list[Group]) -> Metrics:
+    """Rewards by kind, how groups are made up, and what completions look like."""
+    completions = [c for g in groups for c in g.completions]
+    by_kind = defaultdict(list)
+    for group in groups:
+        by_kind[group.prompt.problem.kind] += [c.score.reward for c in group.completions]
+    spread = [(min(r), max(r)) for r in ([c.score.reward for c in g.completions] for g in groups)]
+    mixed = sum(low < high for low, high in spread)
+    right = sum(low == high > 0 for low, high in spread)
+    return {
+        "reward/mean": _mean(c.score.reward for c in completions),
+        **{f"reward/{kind}": _mean(rewards) for kind, rewards in sorted(by_kind.items())},
+        "groups/all_right": right / len(groups),
+        "groups/all_wrong": (len(groups) - mixed - right) / len(groups),
+        "groups/mixed": mixed / len(groups),
+        "completion/mean_tokens": _mean(len(c.sample.token_ids) for c in completions),
+        "completion/truncated_fraction": _mean(c.sample.finish_reason == "length" for c in completions),
+        "completion/unparsed_fraction": _mean(c.score.unparsed for c in completions)}
+
+
+def completion_lines(
+    step: int, groups: list[Group], advantages_PG: torch.Tensor, logs: TokenLogs
+) -> Iterator[dict[str, Any]]:
+    """One object a completion. The trainer's values are null for groups that carried no signal."""
+    for p, group in enumerate(groups):
+        for row, completion in enumerate(group.completions):
+            log, sample = logs.get((p, row)), completion.sample
+            yield {"step": step, "problem": group.prompt.problem.name, "kind": group.prompt.problem.kind,
+                   "prompt": group.prompt.text, "completion": completion.text, "token_ids": sample.token_ids,
+                   "logp_sampler": _short(sample.logp), "logp_trainer": _short(log and log.logp),
+                   "entropy": _short(log and log.entropy), "reward": completion.score.reward,
+                   "advantage": round(advantages_PG[p, row].item(), 6), "finish_reason": sample.finish_reason}
+
+
+def _short(values) -> list[float] | None:
+    return None if values is None else [round(value, 5) for value in values]
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)

@@ -1,0 +1,32 @@
+"""What can be known before PyTorch and vLLM are imported: whether the model, the device and room to write are there."""
+
+import os
+import shutil
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.errors import HFValidationError
+
+
+def missing(path: str, device: str, run_dir: str | None = None) -> list[str]:
+    """What this machine lacks for `model.path`, `model.device` and `run.dir`, in words."""
+    lacking = []
+    if run_dir is not None:
+        place = next(p for p in (Path(run_dir).absolute(), *Path(run_dir).absolute().parents) if p.exists())
+        if place.is_dir() and not os.access(place, os.W_OK):
+            lacking.append(f"a place to write (run.dir: {place} is read-only)")
+    if device == "cuda" and shutil.which("nvidia-smi") is None:
+        lacking.append("an NVIDIA GPU (model.device = cuda)")
+    if not _model_is_here(path):
+        lacking.append(f"the model {path} (model.path: no model directory, and not in the Hugging Face cache; "
+                       "`hf download` fetches one)")
+    return lacking
+
+
+def _model_is_here(path: str) -> bool:
+    if (Path(path) / "config.json").is_file():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(path, "config.json"), str)
+    except HFValidationError:  # a path that is no name on the hub
+        return False

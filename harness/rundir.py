@@ -1,0 +1,59 @@
+"""The run directory before step 1: a new one never buries an earlier run, a resumed one goes on with its own settings."""
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from grpo.types import UserError
+from harness.files import brief, writable, write_text
+
+CONFIG = "config.yaml"
+MAY_CHANGE = ("run.steps", "run.dir", "eval.every", "checkpoint.every", "checkpoint.keep")  # between start and resume
+
+
+def begin(folder: Path, config: str, resume: bool) -> list[str]:
+    """Make the folder and write config.yaml. An earlier run there is kept under another name, which the lines returned say.
+
+    Raises UserError where the place holds something that is no run, or links out of itself, or cannot be written.
+    """
+    said = []
+    with writable(folder, "make room there, or choose another run.dir"):
+        try:
+            if not resume and folder.is_dir() and any(folder.iterdir()):
+                if not (folder / CONFIG).is_file():
+                    raise UserError(f"run.dir = {folder}: holds files that are no run; choose another name")
+                kept = next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
+                folder.rename(kept)
+                said = [f"the earlier run in {folder} is now in {kept}"]
+            folder.mkdir(parents=True, exist_ok=True)
+            for path in folder.rglob("*"):
+                if path.is_symlink():  # one of a stranger's could make us write, or delete, anywhere
+                    raise UserError(f"run.dir = {folder}: {path.relative_to(folder)} is a link; a run directory holds "
+                                    "none; put the file itself there")
+            write_text(folder / CONFIG, config)
+        except (FileExistsError, NotADirectoryError) as error:
+            raise UserError(f"run.dir = {folder}: cannot be written ({error.strerror}); choose another") from None
+    return said
+
+
+def check_unchanged(now: dict[str, Any], then: dict[str, Any], allowed: Collection[str]) -> None:
+    """Raises UserError, naming every key, where trees differ in more than MAY_CHANGE and `allowed`.
+
+    A key that is allowed stands for all below it: `optim` allows `optim.lr`.
+    """
+    here, there = _flat(now), _flat(then)
+    differing = [key for key in sorted(here.keys() | there.keys())
+                 if here.get(key) != there.get(key)
+                 and not any(f"{key}.".startswith(f"{free}.") for free in (*MAY_CHANGE, *allowed))]
+    if differing:
+        says = "; ".join(f"{brief(key)} is {brief(repr(here.get(key)))} here and {brief(repr(there.get(key)))} in the "
+                         "checkpoint" for key in differing)
+        raise UserError(f"--resume: {says}; resume with the run's own settings, or start another run, or add "
+                        + " ".join(f"--allow-change {brief(key)}" for key in differing))
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -1,0 +1,122 @@
+"""Settings from YAML and the command line, checked against a pydantic model, with errors that teach.
+
+A wrong key, type, value or combination raises UserError, one line: the dotted path, the value, the rule, the repair.
+A file from a stranger can do no more than set keys, to plain values of a bounded size.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.fields import FieldInfo
+from yaml import CollectionEndEvent, CollectionStartEvent, CSafeLoader, ScalarEvent, YAMLError, parse
+
+from grpo.types import UserError
+from harness.files import brief, read_text
+
+LONGEST = 2**20  # bytes of a config file
+LONGEST_VALUE = 3000  # characters of a key or a value; Python prints no integer of more than 4300 digits
+DEEPEST = 50  # collections within each other; 100,000 overflow the C stack of the parser
+OmegaConf.clear_resolver("oc.env")  # it would copy keys from the environment into the run's config.yaml
+
+
+class Section(BaseModel):
+    """A part of the tree: frozen, no unknown keys, no silent conversions between types."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+def read_config(path: str | Path, overrides: list[str] = ()) -> dict[str, Any]:
+    """A YAML file as plain values, `key.path=value` overrides applied. Raises UserError.
+
+    A file may start from another one, named relative to itself, and state only what differs: `extends: vague.yaml`.
+    """
+    try:
+        tree = _read_yaml(path)
+        if "extends" in tree:
+            path = Path(path).parent / tree.pop("extends")  # also for the errors below
+            tree = OmegaConf.merge(_read_yaml(path), tree)
+        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
+        return OmegaConf.to_container(tree, resolve=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "
+                        "such as configs/tiny.yaml") from None
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path}: not a YAML config ({brief(' '.join(str(error).split()))})") from None
+
+
+def to_yaml(tree: dict[str, Any]) -> str:
+    """Plain values as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(tree))
+
+
+def _read_yaml(path: str | Path) -> Any:
+    """What is large, deep or computed is refused before anything is made of it."""
+    text, depth = read_text(Path(path), LONGEST), 0
+    for event in parse(text, CSafeLoader):
+        depth += isinstance(event, CollectionStartEvent) - isinstance(event, CollectionEndEvent)
+        value = event.value if isinstance(event, ScalarEvent) else ""
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST}")
+        if len(value) > LONGEST_VALUE:
+            raise ValueError(f"a value of more than {LONGEST_VALUE} characters")
+        if "${" in value or "\0" in value:
+            raise ValueError(f"{brief(repr(value), 60)}: a file sets plain values; ${{...}} is not read in it")
+    return OmegaConf.create(text)  # which bounds what aliases expand to
+
+
+Checked = TypeVar("Checked", bound=BaseModel)
+
+
+def validated(model: type[Checked], raw: Any, prefix: str = "") -> Checked:
+    """`raw` as a `model`. Raises UserError, one line for the first thing wrong, the dotted path after `prefix`."""
+    if not isinstance(raw, dict):
+        raise UserError(f"config: expected sections of keys and values, found {_shown(raw)}")
+    try:
+        return model.model_validate(raw)
+    except ValidationError as errors:
+        first = min(errors.errors(), key=lambda e: e["type"] == "missing")  # a typo explains what is missing
+        raise UserError(_explain(model, first, prefix)) from None
+
+
+def _explain(model: type[BaseModel], error: dict[str, Any], prefix: str) -> str:
+    path = [str(part) for part in error["loc"] if not str(part).startswith("function-")]
+    dotted, siblings = brief(prefix + ".".join(path)), _fields_at(model, path[:-1])
+    if error["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(path[-1], siblings, 1)
+        return f"{dotted}: unknown key; " + (f"did you mean {close[0]}?" if close else f"known here: {', '.join(siblings)}")
+    field = siblings.get(path[-1]) if path else None
+    about = f" ({field.description})" if field is not None and field.description else ""
+    example = _example(field)
+    repair = f"; such as {dotted}={example}" if example is not None else ""
+    if error["type"] == "missing":
+        return f"{dotted}: missing{about}; set it in the file or on the command line{repair}"
+    if error["type"] == "value_error":  # a rule of ours, which brings its own repair
+        return f"{dotted} = {_shown(error['input'])}: {error['msg'].removeprefix('Value error, ')}"
+    rule = error["msg"].removeprefix("Input ").removeprefix("String ").replace("should ", "must ")
+    return f"{dotted} = {_shown(error['input'])}: {rule}{about}{repair}"
+
+
+def _example(field: FieldInfo | None) -> Any:
+    """A value that a field takes: its example, or its default where that is a plain one."""
+    if field is None:
+        return None
+    return field.examples[0] if field.examples else field.default if isinstance(field.default, int | float | str) else None
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> dict[str, Any]:
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None or not isinstance(field.annotation, type) or not issubclass(field.annotation, BaseModel):
+            return {}
+        model = field.annotation
+    return model.model_fields
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return brief("{" + ", ".join(f"{k}: {v}" for k, v in value.items()) + "}")
+    return brief(repr(value))

@@ -1,0 +1,49 @@
+"""SIGTERM and SIGINT stop a run soon, at a moment when nothing is half done.
+
+A signal raises `Interrupted` where it arrives, except within `deferred`: there it waits for the end of the block.
+"""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_arrived: list[int] = []
+_deferring = False
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the process to end. `code` is what it exits with: 130 for SIGINT, 143 for SIGTERM."""
+
+    def __init__(self, signum: int):
+        super().__init__(signal.Signals(signum).name)
+        self.code = 128 + signum
+
+
+def listen() -> None:
+    """From now on, SIGTERM and SIGINT raise Interrupted in the main thread."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, _handle)
+
+
+@contextmanager
+def deferred() -> Iterator[None]:
+    """Within it, nothing is interrupted; a signal that arrived, or that a library swallowed before, ends it."""
+    global _deferring
+    _stop_if_asked()
+    _deferring = True
+    try:
+        yield
+    finally:
+        _deferring = False
+    _stop_if_asked()
+
+
+def _handle(signum: int, _frame: object) -> None:
+    _arrived.append(signum)
+    if not _deferring:
+        raise Interrupted(signum)
+
+
+def _stop_if_asked() -> None:
+    if _arrived:
+        raise Interrupted(_arrived[-1])

@@ -1,0 +1,81 @@
+"""What a checkpoint is trusted with: only whole ones are taken, only the run's own settings go on, nothing is buried."""
+
+import json
+import shutil
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from grpo import checkpoint
+from grpo.types import UserError
+from harness import rundir
+from tests.conftest import ROOT, TOY, run_train, tiny_config
+
+
+def test_resume_names_every_setting_that_is_another(toy):
+    done = run_train(*TOY, "run.steps=20", "optim.lr=1e-4", "rollout.temperature=0.9", "--resume", str(toy[0]))
+    assert done.returncode == 2
+    assert "optim.lr is 0.0001 here and 0.003 in the checkpoint" in done.stderr
+    assert "rollout.temperature is 0.9 here and 1.0 in the checkpoint" in done.stderr
+    assert "--allow-change optim.lr --allow-change rollout.temperature" in done.stderr
+
+
+def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tmp_path):
+    run, base = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(toy[0], run)
+    shutil.copytree(ROOT / "models" / "tiny", base)
+    weights = load_file(base / "model.safetensors")
+    weights["model.norm.weight"][0] *= 1.02
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    changed = (*TOY, "task.test=39", f"model.path={base}", "run.steps=21", "eval.every=30", "--resume", str(run))
+    done = run_train(*changed)
+    assert done.returncode == 2
+    for key in ("base", "data.train", "data.test", "model.path", "task.test"):
+        assert f"--allow-change {key}" in done.stderr
+    done = run_train(*changed, *(f"--allow-change={key}" for key in ("base", "data", "model", "task")))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (run / "checkpoints" / "step-00021").is_dir()
+    state = json.loads((run / "checkpoints" / "step-00021" / "state.json").read_text())
+    assert state["config"]["task"]["test"] == 39
+    assert state["base"] != json.loads((toy[0] / "checkpoints" / "step-00020" / "state.json").read_text())["base"]
+
+
+def test_a_checkpoint_holds_what_the_run_is_made_from(toy):
+    state = json.loads((toy[0] / "checkpoints" / "step-00016" / "state.json").read_text())
+    assert (state["step"], state["seed"], state["prompts_consumed"]) == (16, 1, 96)
+    assert state["schedule"]["lr"] == pytest.approx(3e-3 * 5 / 18)  # linear decay: after 2 of 20 steps of warm-up
+    assert set(state["versions"]) == {"torch", "transformers", "peft", "bitsandbytes"}
+    assert {len(digest) for digest in (state["base"], *state["data"].values())} == {64}
+    assert set(state["data"]) == {"train", "test"}
+
+
+def test_damaged_checkpoints_are_passed_over(toy, tmp_path):
+    folder = tmp_path / "checkpoints"
+    shutil.copytree(toy[0] / "checkpoints", folder)
+    newest = folder / "step-00020"
+    assert checkpoint.newest(folder) == (newest, [])
+    for damage in ("{", "{}", '{"state.json": "0"}'):
+        (newest / "manifest.json").write_text(damage)
+        found, skipped = checkpoint.newest(folder)
+        assert found == folder / "step-00016"
+        assert "manifest.json" in skipped[0]
+    shutil.rmtree(folder / "step-00016")
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        checkpoint.newest(folder)
+
+
+def test_a_new_run_never_buries_what_is_there(tmp_path):
+    folder, config = tmp_path / "run", tiny_config().dump()
+    assert rundir.begin(folder, config, resume=False) == []
+    (folder / "metrics.jsonl").write_text("precious\n")
+    assert rundir.begin(folder, config, resume=True) == []
+    assert f"is now in {tmp_path}/run.1" in rundir.begin(folder, config, resume=False)[0]
+    assert f"is now in {tmp_path}/run.2" in rundir.begin(folder, config, resume=False)[0]
+    assert (tmp_path / "run.1" / "metrics.jsonl").read_text() == "precious\n"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious\n")
+    (tmp_path / "file").write_text("precious\n")
+    for place in (tmp_path, tmp_path / "other", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"run\.dir"):
+            rundir.begin(place, config, resume=False)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == (tmp_path / "file").read_text() == "precious\n"
