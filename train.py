@@ -55,8 +55,8 @@ def run(config: Config, named: bool, resume: bool, allowed: list[str]) -> None:
     lacking += task_class.missing(settings) if hasattr(task_class, "missing") else []
     if lacking:
         raise UserError(f"missing here: {'; '.join(lacking)}; on a machine without them use configs/tiny.yaml")
-    if resume and not (Path(config.run.dir) / "checkpoints").is_dir():
-        raise UserError(f"--resume: {config.run.dir} holds no checkpoints; run without --resume")
+    if resume and not (Path(config.run.dir) / "config.yaml").is_file():
+        raise UserError(f"--resume: {config.run.dir} holds no checkpoints, and is no run; run without --resume")
     task = task_class(settings, seed=config.run.seed)
     from grpo.trainer import train
 

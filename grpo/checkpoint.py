@@ -9,7 +9,6 @@ the frozen base, and versions. Nothing in a checkpoint is code: safetensors and 
 import json
 import shutil
 from collections.abc import Collection
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,11 @@ from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from grpo.update import Updater, learning_rate
 from harness.files import brief, fault, new_directory, read_object
-from harness.identity import Identity
+from harness.identity import Identity, versions
 from harness.rundir import check_unchanged
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 FILES = {WEIGHTS, SETTINGS, OPTIMIZER, STATE}
-PACKAGES = ("torch", "transformers", "peft", "bitsandbytes")
 LONGEST_STATE = 2**20  # bytes; an 8B model's has 30,000
 
 
@@ -41,7 +39,7 @@ def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Id
             "step": step, "seed": config.run.seed, "prompts_consumed": step * config.rollout.prompts_per_step,
             "schedule": {"lr": learning_rate(step, config.run.steps, config.optim)}, "optimizer": numbers,
             "config": config.model_dump(mode="json"), "data": identity.data, "base": identity.base,
-            "versions": {name: version(name) for name in PACKAGES}}, indent=1) + "\n")
+            "versions": versions()}, indent=1) + "\n")
     for old in _steps(folder)[: -config.checkpoint.keep]:
         shutil.rmtree(old)
 
@@ -71,15 +69,17 @@ def restore(
         state = read_object(checkpoint / STATE, LONGEST_STATE)
         check_unchanged({**updater.config.model_dump(mode="json"), "data": identity.data, "base": identity.base},
                         {**state["config"], "data": state["data"], "base": state["base"]}, allowed)
-        step, then = _count(state["step"]), dict(state["versions"])
+        step, then, was = _count(state["step"]), dict(state["versions"]), state["schedule"]["lr"]
         _load_optimizer(checkpoint / OPTIMIZER, state["optimizer"], updater)
         policy.load(checkpoint)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise UserError(f"{checkpoint}: no checkpoint of this trainer ({type(error).__name__}: {brief(error)}); "
                         "delete it, and an older one is taken") from None
-    now = {name: version(name) for name in PACKAGES}
-    return step, [f"{name} is {now[name]} here and was {brief(then.get(name))}: equal to the last bit only with the same "
-                  "versions" for name in PACKAGES if now[name] != then.get(name)]
+    said = [f"{name} is {brief(here)} here and was {brief(then.get(name))}: equal to the bit only with the same versions"
+            for name, here in versions().items() if here != then.get(name)]
+    if was != (lr := learning_rate(step, updater.config.run.steps, updater.config.optim)) and not allowed:
+        said.append(f"run.steps is another: its schedule puts the learning rate of step {step} at {lr}; it was {brief(was)}")
+    return step, said
 
 
 def _optimizer_state(updater: Updater) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:
@@ -121,5 +121,11 @@ def _count(value: object) -> int:
     return value
 
 
+def any_in(folder: Path) -> bool:
+    """Whether a checkpoint is there, complete or not."""
+    return bool(_steps(folder))
+
+
 def _steps(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.glob("step-*") if p.is_dir())
+    named = {p: p.name.removeprefix("step-") for p in folder.glob("step-*") if p.is_dir()}
+    return sorted((p for p, number in named.items() if number.isdecimal()), key=lambda p: int(named[p]))

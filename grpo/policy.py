@@ -4,10 +4,9 @@ The LoRA's numbers are float32, so that small updates are not rounded away. The 
 base's dtype, exactly as vLLM will: the policy that is trained is the policy that samples.
 """
 
-import hashlib
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from grpo.config import Lora, Model
 from grpo.types import Problem, Prompt, UserError
+from harness.identity import fingerprint
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
 
@@ -151,18 +151,6 @@ class Policy(Chat):
         """Copy LoRA tensors, named and shaped as `lora` gives them, into the policy."""
         for name, p in self.parameters.items():
             p.copy_(lora[name])
-
-
-def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """A hash of names, shapes, dtypes and numbers. Of each matrix only its rows' and columns' hashes leave the device."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(tensors, key=lambda named: named[0]):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        if tensor.numel():
-            matrix = tensor.detach().reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
-            for dim in (0, 1):
-                digest.update(torch.hash_tensor(matrix, dim).cpu().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def pick_device(model: Model) -> torch.device:

@@ -33,8 +33,9 @@ from vllm.platforms import current_platform
 
 from grpo.config import Config
 from grpo.parity import SyncError
-from grpo.policy import fingerprint
 from grpo.types import Prompt, Sample, UserError
+from harness.identity import fingerprint
+from harness.memory import ran_out
 
 _A, _B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
 
@@ -70,7 +71,8 @@ class Sampler:
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
         try:
             self._llm = LLM(
-                model=policy.path, skip_tokenizer_init=True, dtype=str(policy.dtype).removeprefix("torch."),
+                model=policy.path, load_format="safetensors", skip_tokenizer_init=True,
+                dtype=str(policy.dtype).removeprefix("torch."),
                 max_model_len=context, seed=config.run.seed, use_tqdm_on_load=False,
                 enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
@@ -79,7 +81,8 @@ class Sampler:
                     "compilation_config": {"max_cudagraph_capture_size": rollout.max_sequences}} if on_gpu else
                    {"enforce_eager": True, "enable_chunked_prefill": False}))
         except (ValueError, RuntimeError) as error:  # vLLM has no type of its own for this
-            if not any(word in str(error) for word in ("memory", "KV cache", "cache blocks")):
+            if not ran_out(error) and not any(words in str(error) for words in (
+                    "Free memory", "available memory", "KV cache", "cache blocks")):
                 raise
             raise UserError(f"vLLM does not fit: {' '.join(str(error).split())[:300]}; "
                             + (f"raise rollout.gpu_memory_share (now {rollout.gpu_memory_share}), or lower "

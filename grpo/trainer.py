@@ -18,8 +18,8 @@ from grpo.parity import SyncError
 from grpo.policy import Policy, pick_device
 from grpo.rollout import rewards, rollout, step_prompts
 from grpo.sampler import Sampler
-from grpo.selftest import self_test
-from grpo.types import Aborted, Prompt, Task, UserError
+from grpo.selftest import check_served, self_test
+from grpo.types import Aborted, Group, Prompt, Task, UserError
 from grpo.update import Updater
 from harness import rundir
 from harness.alarms import Alarms
@@ -30,7 +30,7 @@ from harness.identity import Identity
 from harness.memory import memory_metrics
 from harness.metrics import completion_lines, rollout_metrics
 from harness.records import Clock, RunLog, shown
-from harness.signals import Interrupted, deferred
+from harness.signals import Interrupted, deferred, ignore
 
 
 class Trainer:
@@ -39,12 +39,14 @@ class Trainer:
     def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str]):
         """Load what is trained, restore it from the newest checkpoint, start vLLM, and prove that the two agree."""
         self.config, self.task, self.folder = config, task, Path(config.run.dir)
-        found = checkpoint.newest(self.folder / "checkpoints") if resume else None
+        checkpoints = self.folder / "checkpoints"
+        found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         self.policy = Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
         self.train_prompts, self.test_prompts, context = encode(self.policy, task, config)
         self.updater = Updater(self.policy, config)
-        self.identity = Identity.of(task, self.policy.fingerprint())
-        self.done, said = 0, []
+        tokens = [p.token_ids for p in self.train_prompts + self.test_prompts]
+        self.identity = Identity.of(task, self.policy.fingerprint(), [*tokens, self.policy.stop_ids])
+        self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
         if found:
             self.done, lines = checkpoint.restore(found[0], self.policy, self.updater, self.identity, allowed)
             said = [*found[1], *lines]
@@ -74,8 +76,7 @@ class Trainer:
                     advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards(groups))
                     learned, token_logs = self.updater.step(step, groups, advantages_PG)
             except Aborted as error:
-                kept = replay.keep(self.folder / "repro", step, self.updater, groups, str(error))
-                raise type(error)(f"step {step}: {error}; python -m grpo.replay {kept} runs it again") from None
+                raise type(error)(f"step {step}: {error}; {self.keep(step, groups, error)}") from None
             with clock("sync"):
                 self.sampler.swap_lora(self.policy.lora())
             alarms, lines = self.alarms.check(groups)
@@ -86,18 +87,31 @@ class Trainer:
                 self.log.say(f"step {step}: {line}")
             self.done = step
 
+    def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
+        """Keep the batch that stopped the run. Returns what to do with it, in words."""
+        try:
+            path = replay.keep(self.folder / "repro", step, self.updater, groups, str(error))
+        except OSError as fault:  # a full disk must not hide why the run stops
+            return f"its batch could not be kept ({fault.strerror})"
+        return f"python -m grpo.replay {path} runs it again"
+
     def measure(self) -> None:
         """Evaluate after the last finished step, if that is due and was not done before."""
         config, step = self.config, self.done
         if step not in self.evaluations and (step % config.eval.every == 0 or step == config.run.steps):
             table = evaluate(self.sampler, self.policy, self.task, self.test_prompts)
-            self.evaluations.add(step, table)
-            self.log.evaluation(step, table)
+            with deferred():
+                self.evaluations.add(step, table)
+                self.log.evaluation(step, table)
 
     def save(self) -> None:
-        """Write a checkpoint of the last finished step. Raises SyncError where a base weight is not what it was."""
+        """Write a checkpoint of the last finished step.
+
+        Raises SyncError where a base weight is not what it was, or where vLLM does not hold the LoRA that is saved.
+        """
         if (self.policy.fingerprint(), self.sampler.fingerprint()) != (self.identity.base, self.served_base):
             raise SyncError(f"step {self.done}: a weight of the frozen base has changed since the start; nothing was saved")
+        check_served(self.policy, self.sampler)
         self.log.flush()
         checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
         self.saved = self.done
@@ -118,6 +132,7 @@ def train(config: Config, task: Task, resume: bool, allowed: Collection[str] = (
                 if step % config.checkpoint.every == 0 or step == config.run.steps:
                     run.save()
         except Interrupted:
+            ignore()  # the next one: what is done is being saved
             if run.done > run.saved:
                 run.save()
             raise

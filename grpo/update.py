@@ -49,6 +49,7 @@ class Updater:
         for _ in range(1, self.config.algorithm.epochs):
             self.logp_old = {key: log.logp for key, log in logs.items()}
             metrics |= self.epoch(step, groups, advantages_PG)[0]
+        self.logp_old = {}
         return metrics, logs
 
     def epoch(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:

@@ -1,6 +1,6 @@
-"""What keeps a run safe, whatever it trains: its settings, directory, records, checkpoints, signals and memory.
+"""What keeps a run safe: its settings, directory, records, files, signals, memory, alarms.
 
-Nothing here knows GRPO; of grpo it imports grpo.types alone.
+It knows the nouns of grpo.types, and no equation, policy or engine; dry_step.py asks grpo's updater for one pass.
 """
 
 import os

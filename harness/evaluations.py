@@ -1,6 +1,7 @@
 """evaluation.json, and the table that compares a run with the task's references."""
 
 import json
+import math
 from pathlib import Path
 
 from grpo.types import Reference, Table, UserError
@@ -16,8 +17,8 @@ class Evaluations:
         try:
             earlier = read_object(path)["steps"] if path.exists() else []
             self.steps = [row for row in earlier if row["step"] < before]
-            if not all(0 <= value <= 1 for row in self.steps for kind, value in row.items() if kind != "step"):
-                raise ValueError("an accuracy is not between 0 and 1")
+            if not all(math.isfinite(value) for row in self.steps for value in row.values()):
+                raise ValueError("an accuracy is no finite number")
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: damaged ({brief(error)}); delete it to go on without those before") from None
 

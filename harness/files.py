@@ -122,4 +122,4 @@ def writable(folder: Path, cure: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in NOT_WRITABLE:
             raise
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); {cure}") from None
+        raise UserError(f"{error.filename or folder}: cannot be written ({error.strerror}); {cure}") from None

@@ -15,6 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from grpo.types import Metrics, Table, UserError
+from harness.files import flush
 
 LONGEST_LINE = 2**20  # bytes of metrics.jsonl
 
@@ -78,8 +79,9 @@ class RunLog:
                 file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
     def flush(self) -> None:
-        """Write out what is buffered: a checkpoint must not be ahead of the curves."""
+        """Put what was recorded on the disk: a checkpoint must not be ahead of it."""
         self._writer.flush()
+        flush(self._metrics)
 
     def close(self) -> None:
         """Flush everything to disk."""

@@ -1,8 +1,10 @@
 """The run directory before step 1: a new one never buries an earlier run, a resumed one goes on with its own settings."""
 
+import fcntl
+import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from grpo.types import UserError
 from harness.files import brief, writable, write_text
@@ -10,11 +12,14 @@ from harness.files import brief, writable, write_text
 CONFIG = "config.yaml"
 MAY_CHANGE = ("run.steps", "run.dir", "eval.every", "checkpoint.every", "checkpoint.keep")  # between start and resume
 
+_held: dict[Path, IO] = {}  # the locks of this process, which end with it, however it ends
+
 
 def begin(folder: Path, config: str, resume: bool) -> list[str]:
     """Make the folder and write config.yaml. An earlier run there is kept under another name, which the lines returned say.
 
-    Raises UserError where the place holds something that is no run, or links out of itself, or cannot be written.
+    Raises UserError where the place holds something that is no run, or links out of itself, or cannot be written, or where
+    another process is training.
     """
     said = []
     with writable(folder, "make room there, or choose another run.dir"):
@@ -22,14 +27,17 @@ def begin(folder: Path, config: str, resume: bool) -> list[str]:
             if not resume and folder.is_dir() and any(folder.iterdir()):
                 if not (folder / CONFIG).is_file():
                     raise UserError(f"run.dir = {folder}: holds files that are no run; choose another name")
+                _lock(folder)
                 kept = next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
                 folder.rename(kept)
+                _held.pop(folder.absolute()).close()
                 said = [f"the earlier run in {folder} is now in {kept}"]
             folder.mkdir(parents=True, exist_ok=True)
             for path in folder.rglob("*"):
                 if path.is_symlink():  # one of a stranger's could make us write, or delete, anywhere
                     raise UserError(f"run.dir = {folder}: {path.relative_to(folder)} is a link; a run directory holds "
                                     "none; put the file itself there")
+            _lock(folder)
             write_text(folder / CONFIG, config)
         except (FileExistsError, NotADirectoryError) as error:
             raise UserError(f"run.dir = {folder}: cannot be written ({error.strerror}); choose another") from None
@@ -50,6 +58,17 @@ def check_unchanged(now: dict[str, Any], then: dict[str, Any], allowed: Collecti
                          "checkpoint" for key in differing)
         raise UserError(f"--resume: {says}; resume with the run's own settings, or start another run, or add "
                         + " ".join(f"--allow-change {brief(key)}" for key in differing))
+
+
+def _lock(folder: Path) -> None:
+    if folder.absolute() not in _held:
+        file = os.fdopen(os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644), "r+")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"run.dir = {folder}: another process is training there; wait for its end, or choose another "
+                            "run.dir") from None
+        _held[folder.absolute()] = file
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -38,6 +38,12 @@ def deferred() -> Iterator[None]:
     _stop_if_asked()
 
 
+def ignore() -> None:
+    """From now on, SIGTERM and SIGINT do nothing."""
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
+
+
 def _handle(signum: int, _frame: object) -> None:
     _arrived.append(signum)
     if not _deferring:

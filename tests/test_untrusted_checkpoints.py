@@ -232,8 +232,9 @@ def test_what_a_data_set_is():
     class Thing:
         """An object without a repr of its own."""
 
-    def identity(messages=({"role": "user", "content": "1"},), kind="custom", name="q", data=3, test=()) -> Identity:
-        return Identity.of(SimpleNamespace(train=[Problem(name, kind, messages, data)], test=list(test)), "base")
+    def identity(messages=({"role": "user", "content": "1"},), kind="custom", name="q", data=3, test=(),
+                 tokens=((1, 2), (3,))) -> Identity:
+        return Identity.of(SimpleNamespace(train=[Problem(name, kind, messages, data)], test=list(test)), "base", tokens)
 
     same = identity()
     assert same == identity()
