@@ -6,7 +6,6 @@ the base foretell; what vLLM reads is written anew.
 
 import json
 import math
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,11 +117,9 @@ class TrainedAdapter(Chat):
 def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
     """The folder of the finished run's LoRA, or of its newest checkpoint's while it is unfinished, and its step."""
     finished, checkpoints = (run / "adapter" / WEIGHTS).is_file(), run / "checkpoints"
-    if checkpoints.is_dir() and any(checkpoints.glob("step-*")):
+    if checkpoint.any_in(checkpoints):
         newest, _ = checkpoint.newest(checkpoints)
-        if not (named := re.fullmatch(r"step-([0-9]{1,15})", newest.name)):
-            raise UserError(f"{newest}: no step of a run; a checkpoint's name is such as step-00020; delete the others")
-        step = int(named[1])
+        step = int(newest.name.removeprefix("step-"))
         if step < steps:  # a finished run that is being extended has an older LoRA in adapter/
             return newest, step
     if not finished:

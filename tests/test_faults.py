@@ -94,7 +94,8 @@ def test_stopped_anywhere_it_ends_as_if_undisturbed(undisturbed, tmp_path):
         moments.append(steps_done(folder))
     for signum, code in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         process = start(folder, log)
-        run_until(process, folder, 9 - steps_done(folder) % 9)  # within the evaluation of that step
+        run_until(process, folder, 9 - steps_done(folder) % 9)  # to an evaluation
+        time.sleep(0 if signum == signal.SIGTERM else rng.uniform(0.5, 2))  # and beyond it
         process.send_signal(signum)
         told = time.monotonic()
         time.sleep(0.05)
