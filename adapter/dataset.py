@@ -27,6 +27,7 @@ from adapter.parse import parse_number
 from adapter.settings import Settings, make_notation, make_range, make_upstream
 from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
 from grpo.types import UserError
+from harness.files import write_text
 from symbols.expression import STANDARD, Expression, ExpressionError, Notation, evaluate, parse, render
 from symbols.generate import Range, draw_many
 
@@ -81,11 +82,7 @@ def write(folder: Path, train: list[Row], test: list[Row]) -> None:
                                 "choose another folder (a real API's answers are kept elsewhere, and serve there too)")
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in texts.items():
-            part = path.with_suffix(".part")
-            part.unlink(missing_ok=True)  # a link would be written through
-            with part.open("xb") as file:
-                file.write(text.encode())
-            part.replace(path)
+            write_text(path, text)
     except OSError as error:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 

@@ -13,7 +13,6 @@ and this process dies in the moment between, that one may be taken for ours: its
 
 import asyncio
 import json
-import os
 import re
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING
 from adapter.answers import AnswerStore, Request
 from adapter.faults import scrubbed
 from grpo.types import UserError
-from harness.files import read_object
+from harness.files import read_object, write_text
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -116,13 +115,7 @@ def _sidecar(store: Path) -> Path:
 
 
 def _write(store: Path, note: dict) -> None:
-    part = _sidecar(store).with_suffix(".part")
-    part.unlink(missing_ok=True)  # a link would be written through
-    with part.open("x") as file:
-        json.dump(note, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(_sidecar(store))
+    write_text(_sidecar(store), json.dumps(note, ensure_ascii=False))
 
 
 def _read(store: Path) -> dict:

@@ -69,7 +69,8 @@ def restore(
         state = read_object(checkpoint / STATE, LONGEST_STATE)
         check_unchanged({**updater.config.model_dump(mode="json"), "data": identity.data, "base": identity.base},
                         {**state["config"], "data": state["data"], "base": state["base"]}, allowed)
-        step, then, was = _count(state["step"]), dict(state["versions"]), state["schedule"]["lr"]
+        step, then = _count(state["step"]), dict(state["versions"])
+        steps, was = state["config"]["run"]["steps"], state["schedule"]["lr"]
         _load_optimizer(checkpoint / OPTIMIZER, state["optimizer"], updater)
         policy.load(checkpoint)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
@@ -77,8 +78,9 @@ def restore(
                         "delete it, and an older one is taken") from None
     said = [f"{name} is {brief(here)} here and was {brief(then.get(name))}: equal to the bit only with the same versions"
             for name, here in versions().items() if here != then.get(name)]
-    if was != (lr := learning_rate(step, updater.config.run.steps, updater.config.optim)) and not allowed:
-        said.append(f"run.steps is another: its schedule puts the learning rate of step {step} at {lr}; it was {brief(was)}")
+    lr = learning_rate(step, updater.config.run.steps, updater.config.optim)
+    if updater.config.run.steps != steps and lr != was:
+        said.append(f"run.steps was {brief(steps)}: the learning rate of step {step} is {lr} now, and was {brief(was)}")
     return step, said
 
 

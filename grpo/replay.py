@@ -35,12 +35,12 @@ def keep(folder: Path, step: int, updater: Updater, groups: list[Group], reason:
              "logp_old": [[*key, logp] for key, logp in updater.logp_old.items()],
              "groups": [{"problem": g.prompt.problem.name, "kind": g.prompt.problem.kind, "prompt": g.prompt.text,
                          "prompt_ids": g.prompt.token_ids,
-                         "completions": [{"text": c.text, "reward": _plain(c.score.reward), **asdict(c.sample)}
+                         "completions": [{"text": c.text, "reward": c.score.reward, **asdict(c.sample)}
                                          for c in g.completions]} for g in groups]}
     path = folder / f"step-{step:05d}.safetensors"
     folder.mkdir(exist_ok=True)
     lora = {name: t.cpu().contiguous() for name, t in updater.policy.lora().items()}
-    path.write_bytes(save(lora, {KEY: json.dumps(about)}))
+    path.write_bytes(save(lora, {KEY: json.dumps(about, default=repr)}))
     return path
 
 
@@ -109,10 +109,6 @@ def _group(g: dict) -> Group:
     return Group(prompt, tuple(
         Completion(Sample(tuple(c["token_ids"]), tuple(c["logp"]), c["finish_reason"]), c["text"], Score(c["reward"]))
         for c in g["completions"]))
-
-
-def _plain(reward: object) -> object:
-    return reward if isinstance(reward, float) else repr(reward)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from grpo.parity import SyncError, check_parity, parity_metrics, token_pairs
+from grpo.parity import SyncError, check_parity, mean_gap, token_pairs
 from grpo.policy import Policy
 from grpo.sampler import Sampler
 from grpo.types import Completion, Group, Metrics, Prompt, Score, TokenLogs
@@ -89,5 +89,4 @@ def _logs(updater: Updater, groups: list[Group]) -> TokenLogs:
 
 
 def _gap(groups: list[Group], logs: TokenLogs) -> float:
-    pairs = [pair for of_prompt in token_pairs(groups, logs).values() for pair in of_prompt]
-    return parity_metrics(pairs)["parity/logp_mean_abs_diff"]
+    return mean_gap([pair for of_prompt in token_pairs(groups, logs).values() for pair in of_prompt])

@@ -19,7 +19,7 @@ class Evaluations:
             self.steps = [row for row in earlier if row["step"] < before]
             if not all(math.isfinite(value) for row in self.steps for value in row.values()):
                 raise ValueError("an accuracy is no finite number")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(f"{path}: damaged ({brief(error)}); delete it to go on without those before") from None
 
     def __contains__(self, step: int) -> bool:

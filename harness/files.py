@@ -52,7 +52,9 @@ def brief(value: object, most: int = 200) -> str:
 def write_text(path: Path, text: str) -> None:
     """Write or replace a file: whole, or as it was."""
     part = path.with_name(f".{path.name}.part")
-    part.write_bytes(text.encode())
+    part.unlink(missing_ok=True)  # a link would be written through
+    with part.open("xb") as file:
+        file.write(text.encode())
     flush(part)
     part.replace(path)
 

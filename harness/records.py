@@ -5,6 +5,7 @@ README's glossary says what each key is. What there was nothing to average for i
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,12 @@ from grpo.types import Metrics, Table, UserError
 from harness.files import flush
 
 LONGEST_LINE = 2**20  # bytes of metrics.jsonl
+
+
+def _quiet(thread: threading.ExceptHookArgs) -> None:
+    """A full disk ends TensorBoard's thread, and is raised again where the run next writes: it needs no traceback here."""
+    if not isinstance(thread.exc_value, OSError):
+        threading.__excepthook__(thread)
 
 
 class Clock:
@@ -47,6 +54,7 @@ class RunLog:
         self._rollouts.mkdir(parents=True, exist_ok=True)
         self._metrics = folder / "metrics.jsonl"
         self._keep_until(start)
+        threading.excepthook = _quiet
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=start + 1)
         self._bar = tqdm(total=steps, initial=start, unit="step", file=sys.stdout, dynamic_ncols=True, smoothing=0.1)
 

@@ -68,6 +68,8 @@ def _lock(folder: Path) -> None:
         except BlockingIOError:
             raise UserError(f"run.dir = {folder}: another process is training there; wait for its end, or choose another "
                             "run.dir") from None
+        except OSError:  # a network disk that has no locks
+            pass
         _held[folder.absolute()] = file
 
 

@@ -4,9 +4,11 @@ import errno
 import json
 import os
 import signal
+import threading
 from contextlib import suppress
 
 import pytest
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from grpo.types import UserError
 from harness import files, rundir, signals
@@ -229,3 +231,14 @@ def test_records_go_on_after_the_step_that_was_saved(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 1.0}\n'
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [
         "step-00001.jsonl", "step-00002.jsonl", "step-notes.jsonl"]
+
+
+def test_a_full_disk_under_tensorboard_is_raised_and_prints_nothing(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's
+    log = RunLog(tmp_path, 0, 3)
+    monkeypatch.setattr(RecordWriter, "write", failing(errno.ENOSPC))
+    with pytest.raises(OSError, match="No space"):
+        for step in range(1, 100):
+            log.step(step, {"loss": 1.0})
+            log.flush()
+    assert "Exception" not in capsys.readouterr().err

@@ -35,6 +35,7 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
         assert f"--allow-change {key}" in done.stderr
     done = run_train(*changed, *(f"--allow-change={key}" for key in ("base", "data", "model", "task")))
     assert done.returncode == 0, done.stderr[-3000:]
+    assert "run.steps was 20: the learning rate of step 20 is " in done.stdout
     assert (run / "checkpoints" / "step-00021").is_dir()
     state = json.loads((run / "checkpoints" / "step-00021" / "state.json").read_text())
     assert state["config"]["task"]["test"] == 39

@@ -87,7 +87,7 @@ def test_a_data_set_is_written_through_no_link_and_over_nothing_else(tmp_path):
     victim, out = tmp_path / "victim", tmp_path / "out"
     out.mkdir()
     victim.write_text("precious")
-    (out / "train.part").symlink_to(victim)
+    (out / ".train.jsonl.part").symlink_to(victim)
     dataset.write(out, [row("1 + 1", "none")], [row("1 + 2", "none")])
     assert (victim.read_text(), (out / "train.jsonl").is_symlink()) == ("precious", False)
     zeros(out / "train.jsonl")
@@ -151,7 +151,7 @@ def test_a_batch_is_written_down_through_no_link(server, claude):
     victim = claude.store.parent / "victim"
     victim.parent.mkdir()
     victim.write_text("precious")
-    (victim.parent / "answers.jsonl.batch.part").symlink_to(victim)
+    (victim.parent / ".answers.jsonl.batch.json.part").symlink_to(victim)
     assert texts(replace(claude, batch=True), questions(3)) == expected(questions(3))
     assert victim.read_text() == "precious"
 

@@ -54,7 +54,7 @@ def test_metrics_without_a_newline(tmp_path):
 @pytest.mark.parametrize("text", [
     "3", "[]", "{", "{}", '{"steps": 3}', '{"steps": [3]}', '{"steps": [[]]}', '{"steps": ["step"]}', '{"steps": [{}]}',
     '{"steps": [{"step": "0"}]}', '{"steps": [{"step": 0, "overall": "x"}]}', '{"steps": [{"step": 0, "overall": NaN}]}',
-    '{"steps": [{"step": 0, "overall": {}}]}', "[" * 100_000,
+    '{"steps": [{"step": 0, "overall": {}}]}', '{"steps": [{"step": 0, "overall": 1' + "0" * 400 + "}]}", "[" * 100_000,
     '{"steps":' * 100_000, '{"steps": [' + "[]," * 10**5 + "[]]}", HUGE])
 def test_evaluations_that_are_none(tmp_path, text):
     path = tmp_path / "evaluation.json"
