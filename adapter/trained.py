@@ -104,7 +104,9 @@ class TrainedAdapter(Chat):
     def _engine(self) -> "Sampler":
         from grpo.sampler import Sampler
 
-        return Sampler(self, self.config, self._context)
+        engine = Sampler(self, self.config, self._context)
+        engine.serve(self)
+        return engine
 
     def _encoded(self, problem: Problem) -> Prompt:
         prompt, room = self.encode(problem), self._context - self.config.rollout.max_new_tokens

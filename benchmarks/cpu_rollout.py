@@ -1,4 +1,4 @@
-"""Where a rollout's time goes on a CPU, with vLLM's own LoRA arithmetic and with grpo/sampler.py's.
+"""Where a rollout's time goes on a CPU, with vLLM's own LoRA arithmetic and with speed/engine.py's.
 
     python -m benchmarks.cpu_rollout        # prints the table kept in benchmarks/cpu_rollout.md; a minute or two
 
@@ -15,14 +15,15 @@ from adapter.task import Settings, SymbolTask
 from grpo.config import load
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
-from grpo.sampler import Sampler, _two_products_a_layer
+from grpo.sampler import Sampler
 from grpo.selftest import loud_lora
+from speed.engine import two_products_a_layer_cpu
 
 REPEATS = 3
 
 
 def vllms_own(model: torch.nn.Module) -> None:
-    """Undo `_two_products_a_layer`."""
+    """Undo `two_products_a_layer_cpu`."""
     for wrapper in model.lora_manager.punica_wrapper_mapping.values():
         del wrapper.add_lora_linear, wrapper.add_lora_logits
 
@@ -34,6 +35,7 @@ def main() -> None:
     policy = Policy(config.model, config.lora, torch.device("cpu"), seed=0)
     prompts = [policy.encode(problem) for problem in task.train]
     sampler = Sampler(policy, config, context=320)
+    sampler.serve(policy)
     sampler.swap_lora({name: 0.1 * t for name, t in loud_lora(policy, seed=0).items()})
 
     def once() -> tuple[float, int]:
@@ -43,7 +45,7 @@ def main() -> None:
 
     once()
     print("| LoRA arithmetic | seconds (best of 3) | tokens/s | share of time in LoRA |\n|---|---|---|---|")
-    ways = (("grpo/sampler.py", None), ("vLLM's", vllms_own), ("grpo/sampler.py again", _two_products_a_layer))
+    ways = (("speed/engine.py", None), ("vLLM's", vllms_own), ("speed/engine.py again", two_products_a_layer_cpu))
     for label, switch in ways:
         if switch:
             sampler._llm.apply_model(switch)

@@ -1,25 +1,29 @@
-"""Groups to micro-batches: the one place where completions are shifted, padded and masked, and tokens are counted.
+"""Groups to micro-batches: the one place where completions are packed, shifted, padded and masked, and tokens are counted.
 
 A worked example. A prompt of tokens [p q r] has two completions, [a b c <eos>] and [d <eos>]. Their micro-batch is
 
+    tokens_N     p  q  r  a  b  c  d   what the model reads: prompts first, then completions without their last tokens
+    positions_N  0  1  2  3  4  5  3   a completion's go on from its prompt's
+    predicts_M   2  3  4  5  2  6      the places in tokens_N whose hidden states predict a b c <eos> d <eos>
     targets_BT   a  b  c  <eos>        the sampled tokens, padded on the right with 0
                  d  <eos> 0  0
     mask_BT      1  1  1  1            <eos> is inside: when to stop is part of the policy
                  1  1  0  0
-    inputs_BS    a  b  c               S = T-1: what the model reads after the prompt
-                 d  <eos> 0
 
-The hidden state that predicts targets[b, 0] is the prompt's last, at r; the one that predicts targets[b, t] is that
-of inputs[b, t-1]. Padding sits to the right, where a causal model cannot see it from any counted position.
+The prompt's last hidden state, at r, predicts the first token of both. speed/attention.py lets a completion see its prompt
+and itself, so that the prompt is computed once, and nothing that is padded is computed at all.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
 
-from grpo.types import Sample
+from grpo.types import Group
+from speed.attention import Layout
 
 
 @dataclass(frozen=True)
@@ -36,26 +40,42 @@ class Denominators:
     max_tokens: int
 
 
+Row = tuple[int, int]  # a completion: its group's place in the step, and its own in the group
+
+
 @dataclass(frozen=True)
 class MicroBatch:
-    """Completions of one prompt, ready for a forward pass."""
+    """Completions of one or several prompts, ready for a forward pass."""
 
-    rows: tuple[int, ...]  # their places in the group
+    rows: tuple[Row, ...]
+    tokens_N: torch.Tensor  # int64
+    positions_N: torch.Tensor  # int64
+    layout: Layout
+    predicts_M: torch.Tensor  # int64, M = the number of sampled tokens
     targets_BT: torch.Tensor  # int64
     mask_BT: torch.Tensor  # bool
-    inputs_BS: torch.Tensor  # int64, S = T-1
 
     @staticmethod
-    def of(samples: Sequence[Sample], rows: Sequence[int]) -> "MicroBatch":
-        """The named rows of a group's samples."""
-        targets_BT = pad([samples[row].token_ids for row in rows], torch.int64)
-        lengths_B1 = torch.tensor([[len(samples[row].token_ids)] for row in rows])
-        mask_BT = torch.arange(targets_BT.shape[1]) < lengths_B1
-        return MicroBatch(tuple(rows), targets_BT, mask_BT, targets_BT[:, :-1])
-
-    def to(self, device: torch.device) -> "MicroBatch":
-        """The same on another device."""
-        return MicroBatch(self.rows, self.targets_BT.to(device), self.mask_BT.to(device), self.inputs_BS.to(device))
+    def of(groups: Sequence[Group], rows: Sequence[Row], device: torch.device) -> "MicroBatch":
+        """The named rows of the step's groups; those of one group stand together."""
+        prompts = {p: groups[p].prompt.token_ids for p, _ in rows}
+        targets = [groups[p].completions[row].sample.token_ids for p, row in rows]
+        inputs = [ids[: max(1, len(ids) - 1)] for ids in targets]  # a single token is read too: no stretch is empty
+        starts = dict(zip(prompts, accumulate(map(len, prompts.values()), initial=0), strict=False))
+        tokens = [token for ids in (*prompts.values(), *inputs) for token in ids]
+        positions = [at for ids in prompts.values() for at in range(len(ids))]
+        predicts = []
+        for (p, _), read, ids in zip(rows, inputs, targets, strict=True):
+            first, length = len(positions), len(prompts[p])
+            predicts += [starts[p] + length - 1, *range(first, first + len(ids) - 1)]
+            positions += range(length, length + len(read))
+        read_of = [sum(len(ids) for (p, _), ids in zip(rows, inputs, strict=True) if p == q) for q in prompts]
+        targets_BT = pad(targets, torch.int64)
+        mask_BT = torch.arange(targets_BT.shape[1]) < torch.tensor([[len(ids)] for ids in targets])
+        tensors = (torch.tensor(tokens), torch.tensor(positions), torch.tensor(predicts), targets_BT, mask_BT)
+        tokens_N, positions_N, predicts_M, targets_BT, mask_BT = (t.to(device) for t in tensors)
+        layout = Layout.of([len(ids) for ids in prompts.values()], read_of, [len(ids) for ids in inputs], device)
+        return MicroBatch(tuple(rows), tokens_N, positions_N, layout, predicts_M, targets_BT, mask_BT)
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
@@ -66,19 +86,40 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
     return padded_BT
 
 
-def split(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Rows sorted by length and cut into micro-batches of at most `budget` padded tokens each, at least one row.
+def split(groups: Sequence[Group], places: Sequence[int], budget: int) -> list[list[Row]]:
+    """The completions of the groups at `places`, in micro-batches that read at most `budget` tokens, prompts included.
 
-    The split decides memory and speed only: the loss is divided by `Denominators`, which it does not enter.
+    A group stays whole where it fits; a larger one is cut into parts, each of which reads the prompt again. A completion
+    that does not fit has a micro-batch of its own. The split decides memory and speed only: the loss is divided by
+    `Denominators`, which it does not enter.
     """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    batches: list[list[int]] = []
-    for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= budget:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
+    batches: list[list[Row]] = []
+    room = 0
+    for p in places:
+        prompt = len(groups[p].prompt.token_ids)
+        lengths = [len(c.sample.token_ids) for c in groups[p].completions]
+        for part in _parts(lengths, budget - prompt):
+            tokens = prompt + sum(lengths[row] for row in part)
+            if tokens > room:
+                batches.append([])
+                room = budget
+            batches[-1] += [(p, row) for row in part]
+            room -= tokens
     return batches
+
+
+def _parts(lengths: Sequence[int], room: int) -> list[list[int]]:
+    """The fewest parts of about equal sums, none above `room` but single rows: longest first, each to the emptiest part."""
+    rows = range(len(lengths))
+    for count in range(max(1, math.ceil(sum(lengths) / max(1, room))), len(lengths)):
+        parts, sums = [[] for _ in range(count)], [0] * count
+        for row in sorted(rows, key=lambda row: -lengths[row]):
+            emptiest = sums.index(min(sums))
+            parts[emptiest].append(row)
+            sums[emptiest] += lengths[row]
+        if max(sums) <= room:
+            return parts
+    return [[row] for row in rows]
 
 
 def token_weights(

@@ -8,7 +8,8 @@ the frozen base, and versions. Nothing in a checkpoint is code: safetensors and 
 
 import json
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as as_bytes
 
+from grpo.config import Config
 from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from grpo.update import Updater, learning_rate
@@ -57,31 +59,47 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
     raise UserError("; ".join([f"--resume: no complete checkpoint in {folder}", *skipped]) + "; run without --resume")
 
 
+def check(checkpoint: Path, config: Config, identity: Identity, allowed: Collection[str]) -> dict[str, Any]:
+    """What state.json holds. Raises UserError where config, data or base (if it is known yet) are not the checkpoint's.
+
+    allowed: keys that may differ.
+    """
+    with _of_this_trainer(checkpoint):
+        state = read_object(checkpoint / STATE, LONGEST_STATE)
+        known = {"data": identity.data} | ({} if identity.base is None else {"base": identity.base})
+        check_unchanged({**config.model_dump(mode="json"), **known},
+                        {**state["config"], **{name: state[name] for name in known}}, allowed)
+        return state
+
+
 def restore(
     checkpoint: Path, policy: Policy, updater: Updater, identity: Identity, allowed: Collection[str]
 ) -> tuple[int, list[str]]:
     """Load LoRA and optimizer, in place. Returns the step that was finished last, and lines to say.
 
-    Raises UserError where config, data or base are not the checkpoint's (`allowed` names keys that may differ), or where
-    its tensors do not fit: bitsandbytes' kernels would write beyond them.
+    Raises UserError where `check` does, or where its tensors do not fit: bitsandbytes' kernels would write beyond them.
     """
-    try:
-        state = read_object(checkpoint / STATE, LONGEST_STATE)
-        check_unchanged({**updater.config.model_dump(mode="json"), "data": identity.data, "base": identity.base},
-                        {**state["config"], "data": state["data"], "base": state["base"]}, allowed)
+    state = check(checkpoint, updater.config, identity, allowed)
+    with _of_this_trainer(checkpoint):
         step, then = _count(state["step"]), dict(state["versions"])
         steps, was = state["config"]["run"]["steps"], state["schedule"]["lr"]
         _load_optimizer(checkpoint / OPTIMIZER, state["optimizer"], updater)
         policy.load(checkpoint)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
-        raise UserError(f"{checkpoint}: no checkpoint of this trainer ({type(error).__name__}: {brief(error)}); "
-                        "delete it, and an older one is taken") from None
     said = [f"{name} is {brief(here)} here and was {brief(then.get(name))}: equal to the bit only with the same versions"
             for name, here in versions().items() if here != then.get(name)]
     lr = learning_rate(step, updater.config.run.steps, updater.config.optim)
     if updater.config.run.steps != steps and lr != was:
         said.append(f"run.steps was {brief(steps)}: the learning rate of step {step} is {lr} now, and was {brief(was)}")
     return step, said
+
+
+@contextmanager
+def _of_this_trainer(checkpoint: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
+        raise UserError(f"{checkpoint}: no checkpoint of this trainer ({type(error).__name__}: {brief(error)}); "
+                        "delete it, and an older one is taken") from None
 
 
 def _optimizer_state(updater: Updater) -> tuple[dict[str, torch.Tensor], dict[str, dict[str, float]]]:

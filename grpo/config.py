@@ -56,7 +56,8 @@ class Rollout(Section):
     max_new_tokens: int = Field(256, ge=1, description="a longer completion is truncated")
     temperature: float = Field(1.0, ge=0.01, description="of the distribution that is sampled and trained")
     max_sequences: int = Field(1024, ge=1, description="how many completions vLLM decodes at once")
-    gpu_memory_share: float = Field(0.3, gt=0, lt=1, description="of the GPU, for vLLM's weights and KV cache")
+    gpu_memory_share: float = Field(
+        0.3, gt=0, lt=1, description="of the GPU, for vLLM: the base, which the trainer shares, and its KV cache")
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache where there is no GPU")
 
 
@@ -94,10 +95,14 @@ class Optim(Section):
 
 
 class Train(Section):
-    """Memory against speed; neither changes the result beyond rounding."""
+    """Memory against speed; none of it changes the result beyond rounding."""
 
-    micro_batch_tokens: int = Field(2048, ge=1, description="completion tokens in a forward pass; memory only")
-    head_chunk_tokens: int = Field(2048, ge=1, description="tokens whose logits exist at once; memory only")
+    micro_batch_tokens: int = Field(8192, ge=1, description="tokens in a forward pass, prompts included")
+    head_chunk_tokens: int = Field(2048, ge=1, description="tokens whose logits exist at once")
+    recompute_layers: int = Field(
+        -1, ge=-1, description="layers that keep no activations (gradient checkpointing); -1: as few as let it fit")
+    compile: Literal["auto", "always", "never"] = Field(
+        "auto", description="torch.compile the layers, which fuses what surrounds their products; auto: on a GPU")
 
 
 class Eval(Section):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import torch
 
 from grpo.config import Algorithm
-from grpo.types import Metrics
 
 
 def ratio(logp: torch.Tensor, logp_old: torch.Tensor) -> torch.Tensor:
@@ -68,19 +67,21 @@ class TokenData:
     weights_BT: torch.Tensor  # grpo.batch.token_weights: 0 outside the mask
 
 
-def policy_loss(logp_BT: torch.Tensor, data: TokenData, algorithm: Algorithm) -> tuple[torch.Tensor, Metrics]:
+def policy_loss(
+    logp_BT: torch.Tensor, data: TokenData, algorithm: Algorithm
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """sum_t w_t (surrogate_t + beta KL_t) of a micro-batch, and sums (not means) for the metrics.
 
-    Returns the loss (scalar, differentiable in logp_BT) and {"clipped": tokens, "kl_ref": sum of KL}.
+    Returns the loss (scalar, differentiable in logp_BT) and {"clipped": tokens, "kl_ref": sum of KL}, scalars.
     """
     surrogate = LOSSES[algorithm.loss]
     counted_BT = data.weights_BT > 0
     logp_BT = torch.where(counted_BT, logp_BT, data.logp_old_BT)
     loss_BT, clipped_BT = surrogate(
         logp_BT, data.logp_old_BT, data.advantage_BT, algorithm.eps_low, algorithm.eps_high)
-    sums = {"clipped": float((clipped_BT & counted_BT).sum())}
+    kl_BT = torch.zeros_like(loss_BT)
     if data.logp_ref_BT is not None:
         kl_BT = KLS[algorithm.kl](logp_BT, data.logp_ref_BT)
         loss_BT = loss_BT + algorithm.beta * kl_BT
-        sums["kl_ref"] = float(kl_BT.detach()[counted_BT].sum())
+    sums = {"clipped": (clipped_BT & counted_BT).sum(), "kl_ref": kl_BT.detach()[counted_BT].sum()}
     return (loss_BT * data.weights_BT).sum(), sums

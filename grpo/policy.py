@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels unused here
@@ -19,25 +19,16 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
-from torch.nn.utils import parametrize
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from grpo.config import Lora, Model
 from grpo.types import Problem, Prompt, UserError
 from harness.identity import fingerprint
+from speed import attention
+from speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
-
-
-class _Rounded(nn.Module):
-    """A float32 parameter seen in the base's dtype; the gradient passes straight through."""
-
-    def __init__(self, dtype: torch.dtype):
-        super().__init__()
-        self.dtype = dtype
-
-    def forward(self, weight: torch.Tensor) -> torch.Tensor:
-        return weight.to(self.dtype)
 
 
 class Chat:
@@ -47,7 +38,8 @@ class Chat:
         """Read the tokenizer from `model.path`. Raises UserError where there is none, or it has no chat template."""
         dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
         self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
-        self.tokenizer = _load(AutoTokenizer, model.path, "a tokenizer")
+        with _read_from(model.path, "tokenizer"):
+            self.tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
         if self.tokenizer.chat_template is None:
             raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
 
@@ -57,8 +49,18 @@ class Chat:
         try:
             more = GenerationConfig.from_pretrained(self.path).eos_token_id
         except OSError:  # a model without that file says it in config.json
-            more = _load(AutoConfig, self.path, "a configuration").eos_token_id
+            more = self._config.eos_token_id
         return sorted({self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])} - {None})
+
+    @cached_property
+    def max_tokens(self) -> int:
+        """The longest prompt plus completion the model has positions for."""
+        return self._config.get_text_config().max_position_embeddings
+
+    @cached_property
+    def _config(self) -> PretrainedConfig:
+        with _read_from(self.path, "configuration"):
+            return AutoConfig.from_pretrained(self.path, trust_remote_code=False)
 
     def encode(self, problem: Problem) -> Prompt:
         """The prompt, as the model's own chat template renders the messages, thinking off."""
@@ -76,23 +78,22 @@ class Chat:
 
 
 class Policy(Chat):
-    """Base, LoRA and tokenizer. Attributes: `decoder` and `head`, which take tokens to hidden states to logits."""
+    """Base, LoRA and tokenizer.
 
-    def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int):
-        """Load the base from `model.path` and start a LoRA with A random and B = 0: a policy equal to the base.
+    Attributes: `decoder` and `head`, which take tokens to hidden states to logits; `parameters`, the LoRA, float32, by
+    PEFT's names; `shares_base`, whether the base is the engine's, and `held`, a line that says so.
+    """
 
-        The base is a copy of its own beside vLLM's, on a GPU too.
+    def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int, engine: EngineWeights | None = None):
+        """Take the base, and start a LoRA with A random and B = 0: a policy equal to the base.
+
+        The base is read from `model.path`, unless `engine` holds it on this device already, in a layout that can be shared.
         Raises UserError where the directory holds no causal LM, or has no layer of the target names.
         """
         super().__init__(model, device)
-        base = _load(AutoModelForCausalLM, model.path, "a causal language model",
-                     dtype=self.dtype, use_safetensors=True).to(device)
+        base, self.shares_base, self.held = self._base(engine)
         base.requires_grad_(False)
-        names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
-                 if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
-        if missing := sorted(set(lora.targets) - names):
-            raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
-                            f"it has {', '.join(sorted(names))}")
+        _check(base, model, lora)
         torch.manual_seed(seed)
         self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
                                    lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
@@ -102,15 +103,56 @@ class Policy(Chat):
         self.decoder, self.head = base.get_decoder(), base.get_output_embeddings()
         self.parameters: dict[str, nn.Parameter] = {
             name.replace(".default", ""): p for name, p in self.model.named_parameters() if p.requires_grad}
-        if self.dtype != torch.float32:
-            for name, module in list(self.model.named_modules()):
-                if name.endswith((".lora_A.default", ".lora_B.default")):
-                    parametrize.register_parametrization(module, "weight", _Rounded(self.dtype), unsafe=True)
+        self._rounded: dict[str, nn.Parameter] = {} if self.dtype == torch.float32 else {
+            name: self._round(name, p) for name, p in self.parameters.items()}
 
-    @property
-    def max_tokens(self) -> int:
-        """The longest prompt plus completion the model has positions for."""
-        return self.decoder.config.max_position_embeddings
+    def _base(self, engine: EngineWeights | None) -> tuple[PreTrainedModel, bool, str]:
+        """The frozen base, whether it is the engine's, and a line that says so."""
+        if engine is not None:
+            try:
+                return shared_base(self.path, self.dtype, engine), True, "the frozen base is in memory once: it is vLLM's"
+            except CannotShareError as error:
+                why = str(error)
+        else:
+            why = "on a CPU vLLM repacks it" if self.device.type == "cpu" else "no engine lends it"
+        with _read_from(self.path, "causal language model"):
+            base = AutoModelForCausalLM.from_pretrained(
+                self.path, dtype=self.dtype, use_safetensors=True, attn_implementation=attention.NAME,
+                trust_remote_code=False)
+        try:
+            return base.to(self.device), False, f"the frozen base is held as a copy beside vLLM's: {why}"
+        except torch.OutOfMemoryError:
+            raise UserError(f"a second copy of the base does not fit beside vLLM's ({why}); lower rollout.gpu_memory_share, "
+                            "or give a smaller model") from None
+
+    def _round(self, name: str, parameter: nn.Parameter) -> nn.Parameter:
+        """Put a rounded copy of a parameter in its place in the model. Its gradient adds up in the parameter's own."""
+        def pass_on(rounded: nn.Parameter) -> None:
+            grad, rounded.grad = rounded.grad.float(), None
+            parameter.grad = grad if parameter.grad is None else parameter.grad.add_(grad)
+
+        rounded = nn.Parameter(parameter.detach().to(self.dtype))
+        rounded.register_post_accumulate_grad_hook(pass_on)
+        module, _, own = name.rpartition(".")
+        setattr(self.model.get_submodule(f"{module}.default"), own, rounded)
+        return rounded
+
+    def prepare_layers(self, compiled: bool, recomputed: int) -> None:
+        """Compile each decoder layer, or not; let the first `recomputed` keep no activations, but run twice.
+
+        The layers are alike, so that one is compiled for all, for any number of tokens.
+        """
+        for place, layer in enumerate(self.decoder.layers):
+            run = type(layer).forward.__get__(layer)
+            run = torch.compile(run, dynamic=True) if compiled else run
+            layer.forward = partial(
+                checkpoint, run, use_reentrant=False, preserve_rng_state=False) if place < recomputed else run
+
+    @torch.no_grad()
+    def round_lora(self) -> None:
+        """Let the model see the parameters as they are now, in its dtype. Every training pass begins with it."""
+        for name, rounded in self._rounded.items():
+            rounded.copy_(self.parameters[name])
 
     def lora(self) -> dict[str, torch.Tensor]:
         """The LoRA's tensors by PEFT's names, float32, detached; the policy's own memory, not copies."""
@@ -153,6 +195,24 @@ class Policy(Chat):
             p.copy_(lora[name])
 
 
+def check_base(chat: Chat, model: Model, lora: Lora) -> None:
+    """What can be said of the base before its weights are in memory. Raises UserError where it cannot be trained."""
+    with _read_from(chat.path, "causal language model"):
+        base = empty_model(chat.path, chat.dtype)
+    _check(base, model, lora)
+
+
+def _check(base: PreTrainedModel, model: Model, lora: Lora) -> None:
+    if set(getattr(base.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        raise UserError(f"model.path = {model.path}: some layers attend to a window or a state only; give a model whose "
+                        "every layer attends to all tokens before")
+    names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
+             if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
+    if missing := sorted(set(lora.targets) - names):
+        raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
+                        f"it has {', '.join(sorted(names))}")
+
+
 def pick_device(model: Model) -> torch.device:
     """The device of `model.device`. Raises UserError where it asks for a GPU that is not there."""
     available = torch.cuda.is_available()
@@ -161,10 +221,11 @@ def pick_device(model: Model) -> torch.device:
     return torch.device("cuda" if available and model.device != "cpu" else "cpu")
 
 
-def _load(cls: type, path: str, what: str, **kwargs: object):
+@contextmanager
+def _read_from(path: str, what: str) -> Iterator[None]:
     try:
-        return cls.from_pretrained(path, trust_remote_code=False, **kwargs)
+        yield
     except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0]
-        raise UserError(f"model.path = {path}: no {what.split(' ', 1)[1]} there ({first}); "
+        raise UserError(f"model.path = {path}: no {what} there ({first}); "
                         "give a Hugging Face model directory, such as models/tiny") from None

@@ -93,6 +93,7 @@ def _sampled_anew(policy: Policy, config: Config, step: int, groups: list[Group]
 
     longest = max(len(g.prompt.token_ids) for g in groups) + config.rollout.max_new_tokens
     sampler = Sampler(policy, config, longest)
+    sampler.serve(policy)
     seeds = [sampling_seed(config.run.seed, step, place, g.prompt) for place, g in enumerate(groups)]
     anew = sampler.sample([g.prompt for g in groups], seeds, len(groups[0].completions))
     sampler.close()

@@ -1,4 +1,4 @@
-"""vLLM, in this process: the only file that touches it, its private parts included.
+"""vLLM, in this process: with speed/engine.py the only file that touches it, its private parts included.
 
 Three facts about vLLM decide how the LoRA is served while it changes every step.
 
@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from vllm import LLM, SamplingParams
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
@@ -33,21 +34,20 @@ from vllm.platforms import current_platform
 
 from grpo.config import Config
 from grpo.parity import SyncError
+from grpo.policy import Chat
 from grpo.types import Prompt, Sample, UserError
 from harness.identity import fingerprint
 from harness.memory import ran_out
+from speed.engine import does_not_fit, served_rank, settings, two_products_a_layer_cpu, two_products_a_layer_gpu
+from speed.shared_base import EngineWeights
 
 _A, _B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
 
 
 class Served(Protocol):
-    """What the engine needs of a policy: the base's path, and the LoRA."""
+    """What the engine needs of a policy: its LoRA."""
 
-    path: str
-    device: torch.device
-    dtype: torch.dtype
     scale: float  # alpha / r
-    stop_ids: list[int]
     lora: Callable[[], dict[str, torch.Tensor]]  # by PEFT's names, float32
     save: Callable[[Path], None]  # in PEFT's format
 
@@ -55,42 +55,44 @@ class Served(Protocol):
 class Sampler:
     """One engine, one LoRA slot."""
 
-    def __init__(self, policy: Served, config: Config, context: int):
-        """Start vLLM on the policy's base, for prompts with completions of up to `context` tokens, and register its LoRA.
+    def __init__(self, chat: Chat, config: Config, context: int):
+        """Start vLLM on the base of `chat`, for prompts with completions of up to `context` tokens. `serve` gives it a LoRA.
 
-        Raises UserError where the installed vLLM is not for the policy's device, or does not find the memory.
+        Raises UserError where the installed vLLM is not for the device, or does not find the memory.
         """
-        if current_platform.device_type != policy.device.type:
-            raise UserError(f"model.device: the policy is on the {policy.device.type}, and the installed vLLM is for "
+        if current_platform.device_type != chat.device.type:
+            raise UserError(f"model.device: the policy is on the {chat.device.type}, and the installed vLLM is for "
                             f"{current_platform.device_type or 'no device found here'}; run `make setup` on this machine")
-        rollout = config.rollout
-        self._policy, self._rollout = policy, rollout
-        on_gpu = policy.device.type == "cuda"
-        if not on_gpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(rollout.cpu_kv_cache_gib))
+        self._chat, self._rollout = chat, config.rollout
+        on_gpu = chat.device.type == "cuda"
+        if on_gpu:
+            two_products_a_layer_gpu()
+        else:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.rollout.cpu_kv_cache_gib))
             os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
         try:
             self._llm = LLM(
-                model=policy.path, load_format="safetensors", skip_tokenizer_init=True,
-                dtype=str(policy.dtype).removeprefix("torch."),
-                max_model_len=context, seed=config.run.seed, use_tqdm_on_load=False,
-                enable_lora=True, max_loras=1, max_lora_rank=_served_rank(config.lora.rank), enable_prefix_caching=True,
-                logprobs_mode="processed_logprobs", max_num_seqs=rollout.max_sequences, disable_log_stats=True,
-                **({"gpu_memory_utilization": rollout.gpu_memory_share,
-                    "max_num_batched_tokens": max(16384, rollout.max_sequences),
-                    "compilation_config": {"max_cudagraph_capture_size": rollout.max_sequences}} if on_gpu else
-                   {"enforce_eager": True, "enable_chunked_prefill": False}))
-        except (ValueError, RuntimeError) as error:  # vLLM has no type of its own for this
+                model=chat.path, load_format="safetensors", skip_tokenizer_init=True,
+                dtype=str(chat.dtype).removeprefix("torch."), max_model_len=context, seed=config.run.seed,
+                use_tqdm_on_load=False, disable_log_stats=True, max_num_seqs=config.rollout.max_sequences,
+                enable_lora=True, max_loras=1, max_lora_rank=served_rank(config.lora.rank), enable_prefix_caching=True,
+                logprobs_mode="processed_logprobs", **settings(config, on_gpu))
+        except (ValueError, RuntimeError) as error:  # vLLM has no type of its own for these
+            if "Cannot find any model weights" in str(error):
+                raise UserError(f"model.path = {chat.path}: no causal language model there (no weights in safetensors); "
+                                "give a Hugging Face model directory, such as models/tiny") from None
             if not ran_out(error) and not any(words in str(error) for words in (
                     "Free memory", "available memory", "KV cache", "cache blocks")):
                 raise
-            raise UserError(f"vLLM does not fit: {' '.join(str(error).split())[:300]}; "
-                            + (f"raise rollout.gpu_memory_share (now {rollout.gpu_memory_share}), or lower "
-                               "rollout.max_sequences" if on_gpu else
-                               f"lower rollout.cpu_kv_cache_gib (now {rollout.cpu_kv_cache_gib}), or make room")) from None
+            raise does_not_fit(error, config, on_gpu) from None
+        except SafetensorError as error:
+            raise UserError(f"model.path = {chat.path}: weights that cannot be read ({error}); copy them anew") from None
         if not on_gpu:
-            self._llm.apply_model(_two_products_a_layer)
-        self._swaps = 0
+            self._llm.apply_model(two_products_a_layer_cpu)
+
+    def serve(self, policy: Served) -> None:
+        """Register the policy's LoRA, and sample from the policy from now on. Once an engine."""
+        self._policy, self._swaps = policy, 0
         with tempfile.TemporaryDirectory() as folder:
             policy.save(Path(folder))
             self._request = LoRARequest("policy", 1, folder)
@@ -155,6 +157,13 @@ class Sampler:
 
         return self._llm.apply_model(read)[0]
 
+    def weights(self) -> EngineWeights | None:
+        """The engine's base weights, to be shared. None on a CPU, where vLLM repacks them."""
+        if self._chat.device.type == "cpu":
+            return None
+        return self._llm.apply_model(lambda model: EngineWeights(
+            dict(model.named_parameters()), getattr(model, "packed_modules_mapping", {})))[0]
+
     def fingerprint(self) -> str:
         """Of the engine's base weights, as they are in memory now; comparable with the same engine's alone.
 
@@ -176,8 +185,8 @@ class Sampler:
         cleanup_dist_env_and_memory()
 
     def _common(self) -> dict[str, object]:
-        return {"max_tokens": self._rollout.max_new_tokens, "stop_token_ids": self._policy.stop_ids,
-                "logprobs": 0, "detokenize": False, "top_p": 1.0, "top_k": 0}
+        return {"max_tokens": self._rollout.max_new_tokens, "stop_token_ids": self._chat.stop_ids,
+                "logprobs": 0, "flat_logprobs": True, "detokenize": False, "top_p": 1.0, "top_k": 0}
 
     def _salt(self) -> str:
         """Part of every key of the prefix cache: prompts computed under another LoRA are never found."""
@@ -189,30 +198,8 @@ class Sampler:
         return [[_sample(c) for c in sorted(out.outputs, key=lambda c: c.index)] for out in outputs]
 
 
-def _two_products_a_layer(model: torch.nn.Module) -> None:
-    """Replace vLLM's LoRA arithmetic for CPUs, which gathers a copy of A and B for every token: four
-    fifths of a rollout (benchmarks/cpu_rollout.md).
-
-    There is one slot here and every request uses it, so that a plain x A^T B^T does.
-    """
-
-    def add_lora_logits(*_, **__):
-        """The LM head has no LoRA."""
-
-    def add_lora_linear(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **_):
-        flat, at = y.view(-1, y.shape[-1]), 0
-        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
-            flat[:, at : at + width] += (x.view(-1, x.shape[-1]) @ a[0, 0].T @ b[0, 0].T) * scale
-            at += width
-
-    for wrapper in model.lora_manager.punica_wrapper_mapping.values():
-        wrapper.add_lora_linear, wrapper.add_lora_logits = add_lora_linear, add_lora_logits
-
-
 def _sample(completion) -> Sample:
-    ids = tuple(completion.token_ids)
-    logp = tuple(entry[token].logprob for token, entry in zip(ids, completion.logprobs, strict=True))
-    return Sample(ids, logp, completion.finish_reason)
+    return Sample(tuple(completion.token_ids), tuple(completion.logprobs.logprobs), completion.finish_reason)
 
 
 def _pairs(lora: dict[str, torch.Tensor], scale: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -221,7 +208,3 @@ def _pairs(lora: dict[str, torch.Tensor], scale: float) -> dict[str, tuple[torch
     return {name.removeprefix(prefix).removesuffix(suffix): (a, lora[name.replace("lora_A", "lora_B")] * scale)
             for name, a in lora.items() if name.endswith(suffix)}
 
-
-def _served_rank(rank: int) -> int:
-    """The smallest buffer rank vLLM offers that holds the LoRA's."""
-    return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank)

@@ -8,6 +8,7 @@
 """
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 from grpo import checkpoint, replay
@@ -15,7 +16,7 @@ from grpo.advantage import ADVANTAGES
 from grpo.config import Config
 from grpo.evaluate import evaluate
 from grpo.parity import SyncError
-from grpo.policy import Policy, pick_device
+from grpo.policy import Chat, Policy, check_base, pick_device
 from grpo.rollout import rewards, rollout, step_prompts
 from grpo.sampler import Sampler
 from grpo.selftest import check_served, self_test
@@ -37,29 +38,35 @@ class Trainer:
     """A run: its parts, ready for the next step, and `done`, the step that was finished last."""
 
     def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str]):
-        """Load what is trained, restore it from the newest checkpoint, start vLLM, and prove that the two agree."""
+        """Start vLLM, put the policy on its weights, restore it from the newest checkpoint, and prove that the two agree."""
         self.config, self.task, self.folder = config, task, Path(config.run.dir)
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
-        self.policy = Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
-        self.train_prompts, self.test_prompts, context = encode(self.policy, task, config)
-        self.updater = Updater(self.policy, config)
+        chat = Chat(config.model, pick_device(config.model))
+        self.train_prompts, self.test_prompts, context = encode(chat, task, config)
         tokens = [p.token_ids for p in self.train_prompts + self.test_prompts]
-        self.identity = Identity.of(task, self.policy.fingerprint(), [*tokens, self.policy.stop_ids])
+        self.identity = Identity.of(task, [*tokens, chat.stop_ids])
+        if found:  # refused before the engine starts, which takes a minute or two at 8B
+            checkpoint.check(found[0], config, self.identity, allowed)
+        check_base(chat, config.model, config.lora)
+        self.sampler = Sampler(chat, config, context)
+        self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
+        self.updater = Updater(self.policy, config)
+        self.identity = replace(self.identity, base=self.policy.fingerprint())
         self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
         if found:
             self.done, lines = checkpoint.restore(found[0], self.policy, self.updater, self.identity, allowed)
             said = [*found[1], *lines]
         self.saved = self.done
-        self.sampler = Sampler(self.policy, config, context)
+        self.sampler.serve(self.policy)
         self.served_base = self.sampler.fingerprint()
         needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
         check = self_test(self.sampler, self.updater, self.train_prompts[:2])
         said += rundir.begin(self.folder, config.dump(), resume)
         self.log, self.alarms = RunLog(self.folder, self.done, config.run.steps), Alarms()
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, before=self.done + 1)
-        said += [needs, f"self-test: vLLM serves the LoRA it is given (log-probs within {check['gap']:.2g} of the "
-                        f"trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
+        said += [self.policy.held, needs, "self-test: vLLM serves the LoRA it is given (log-probs within "
+                 f"{check['gap']:.2g} of the trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
         for line in said:
             self.log.say(line)
@@ -143,15 +150,15 @@ def train(config: Config, task: Task, resume: bool, allowed: Collection[str] = (
     return run.evaluations
 
 
-def encode(policy: Policy, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:
+def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:
     """The task's train and test problems as token ids, and the most tokens of a prompt with its completion.
 
     Raises UserError where those do not fit the model.
     """
-    train_prompts, test_prompts = ([policy.encode(p) for p in problems] for problems in (task.train, task.test))
+    train_prompts, test_prompts = ([chat.encode(p) for p in problems] for problems in (task.train, task.test))
     longest = max(len(p.token_ids) for p in train_prompts + test_prompts)
-    if longest + config.rollout.max_new_tokens > policy.max_tokens:
+    if longest + config.rollout.max_new_tokens > chat.max_tokens:
         raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
-                        f"tokens) it exceeds the model's {policy.max_tokens} positions; "
-                        f"at most {policy.max_tokens - longest} fit")
+                        f"tokens) it exceeds the model's {chat.max_tokens} positions; "
+                        f"at most {chat.max_tokens - longest} fit")
     return train_prompts, test_prompts, longest + config.rollout.max_new_tokens

@@ -2,7 +2,8 @@
 
     P  prompts in a step          B  completions (rows) in a micro-batch      V  vocabulary
     G  completions of a prompt    T  positions of a completion, padded        H  hidden size
-    N  tokens, flattened and without padding                                  L  tokens of a prompt
+    N  tokens of a micro-batch, packed without padding                        L  tokens of a prompt
+    M  those that were sampled: what the loss is over
 
 A tensor's name ends in its shape: `rewards_PG`, `logp_BT`. All values are for the sampled tokens: `logp_BT[b, t]` is
 the log-probability of completion b's token t, given the prompt and its tokens before t.

@@ -1,8 +1,8 @@
 """One optimizer step from a step's groups: the only file that trains.
 
-    for every group with a signal:   prompt once -> micro-batches of completions -> loss, backward -> prompt's backward
-    then:                            are log-probs vLLM's, loss and gradient finite? else nothing below happens
-                                     clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
+    for every micro-batch of the groups with a signal:   log-probs -> loss -> backward
+    then:   are log-probs vLLM's, loss and gradient finite? else nothing below happens
+            clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 
 from grpo.batch import Denominators, MicroBatch, pad, split, token_weights
 from grpo.config import Config, Optim
-from grpo.logprob import Prefix, Scored, score
+from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
 from grpo.parity import check_parity
 from grpo.policy import Policy
@@ -38,6 +38,12 @@ class Updater:
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
+        self.recompute(max(0, config.train.recompute_layers))
+
+    def recompute(self, layers: int) -> None:
+        """Let so many layers keep no activations (gradient checkpointing, arXiv 1604.06174), from now on."""
+        compiled = {"auto": self.policy.device.type == "cuda", "always": True, "never": False}
+        self.policy.prepare_layers(compiled[self.config.train.compile], layers)
 
     def step(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
         """Train on a batch of groups, `algorithm.epochs` times.
@@ -67,13 +73,22 @@ class Updater:
         samples = [c.sample for g in groups for c in g.completions]
         denominators = Denominators(
             sum(len(s.token_ids) for s in samples), len(samples), self.config.rollout.max_new_tokens)
-        sums = {"loss": 0.0, "clipped": 0.0, "kl_ref": 0.0}
+        self.policy.round_lora()
+        done = []
+        for rows in split(groups, self._trained(advantages_PG), self.config.train.micro_batch_tokens):
+            batch = MicroBatch.of(groups, rows, self.policy.device)
+            done.append((batch, *self._micro_batch(batch, advantages_PG, denominators)))
+        return self._found(done)  # read at the end: until then the host runs ahead of a GPU
+
+    def _found(self, done: list[tuple[MicroBatch, Scored, dict[str, torch.Tensor]]]) -> tuple[Metrics, TokenLogs]:
+        """What the micro-batches found, as numbers."""
         logs: TokenLogs = {}
-        for p, group in enumerate(groups):
-            if self._skip(advantages_PG[p]):
-                continue
-            self._group(p, group, advantages_PG[p], denominators, sums, logs)
+        for batch, scored, _ in done:
+            lengths, logp, entropy = (x.tolist() for x in (batch.mask_BT.sum(1), scored.logp_BT, scored.entropy_BT))
+            for row, n, logp_T, entropy_T in zip(batch.rows, lengths, logp, entropy, strict=True):
+                logs[row] = TokenLog(logp_T[:n], entropy_T[:n])
         tokens = sum(len(log.logp) for log in logs.values())
+        sums = {name: sum(sums[name].item() for *_, sums in done) for name in ("loss", "clipped", "kl_ref")}
         sums["entropy"] = sum(sum(log.entropy) for log in logs.values())
         means = {name: sums[name] / tokens if tokens else None for name in ("entropy", "clipped", "kl_ref")}
         metrics = {"loss": sums["loss"], "policy/entropy": means["entropy"], "policy/clip_fraction": means["clipped"],
@@ -82,50 +97,36 @@ class Updater:
             metrics["policy/kl_ref"] = means["kl_ref"]
         return metrics, logs
 
-    def _skip(self, advantages_G: torch.Tensor) -> bool:
-        """Whether a group's gradient is exactly 0: equal rewards, and no KL."""
-        return self.config.algorithm.beta == 0 and not advantages_G.any()
+    def _trained(self, advantages_PG: torch.Tensor) -> list[int]:
+        """The groups with a signal. The gradient of the others is exactly 0: equal rewards, and no KL."""
+        return [p for p, advantages_G in enumerate(advantages_PG) if self.config.algorithm.beta > 0 or advantages_G.any()]
 
-    def _group(
-        self, p: int, group: Group, advantages_G: torch.Tensor, denominators: Denominators, sums: Metrics, logs: TokenLogs
-    ) -> None:
-        """Forward and backward of one group; adds to `sums` and `logs`."""
+    def _micro_batch(
+        self, batch: MicroBatch, advantages_PG: torch.Tensor, denominators: Denominators
+    ) -> tuple[Scored, dict[str, torch.Tensor]]:
+        """Forward and backward. Returns log-probs and sums, detached."""
         policy, algorithm = self.policy, self.config.algorithm
-        samples = [c.sample for c in group.completions]
-        prefix = Prefix(policy.decoder, group.prompt.token_ids, policy.device)
-        reference = self._reference(group) if algorithm.beta > 0 else None
-        for rows in split([len(s.token_ids) for s in samples], self.config.train.micro_batch_tokens):
-            batch = MicroBatch.of(samples, rows).to(policy.device)
-            scored = self._score(prefix, batch)
-            old_BT = scored.logp_BT.detach()
-            if self.logp_old:
-                old_BT = pad([self.logp_old[p, row] for row in rows], torch.float32).to(policy.device)
-            data = TokenData(
-                old_BT, self._score(reference, batch, base=True).logp_BT if reference else None,
-                advantages_G[rows].to(policy.device)[:, None].expand_as(old_BT),
-                token_weights(batch.mask_BT, algorithm.aggregation, denominators))
-            loss, extra = policy_loss(scored.logp_BT, data, algorithm)
-            loss.backward()
-            for name, value in {"loss": loss.item(), **extra}.items():
-                sums[name] += value
-            lengths = batch.mask_BT.sum(1).tolist()
-            for row, n, logp, entropy in zip(
-                    rows, lengths, scored.logp_BT.tolist(), scored.entropy_BT.tolist(), strict=True):
-                logs[p, row] = TokenLog(logp[:n], entropy[:n])
-        prefix.backward()
+        scored = self._score(batch)
+        old_BT = scored.logp_BT.detach()
+        if self.logp_old:
+            old_BT = pad([self.logp_old[row] for row in batch.rows], torch.float32).to(policy.device)
+        advantages_B = advantages_PG[tuple(zip(*batch.rows, strict=True))].to(policy.device)
+        data = TokenData(
+            old_BT, self._reference(batch) if algorithm.beta > 0 else None, advantages_B[:, None].expand_as(old_BT),
+            token_weights(batch.mask_BT, algorithm.aggregation, denominators))
+        loss, sums = policy_loss(scored.logp_BT, data, algorithm)
+        loss.backward()
+        return Scored(scored.logp_BT.detach(), scored.entropy_BT), {"loss": loss.detach(), **sums}
 
-    def _score(self, prefix: Prefix, batch: MicroBatch, base: bool = False) -> Scored:
-        arguments = (self.policy.decoder, self.policy.head, prefix, batch,
+    def _score(self, batch: MicroBatch) -> Scored:
+        return score(self.policy.decoder, self.policy.head, batch,
                      self.config.rollout.temperature, self.config.train.head_chunk_tokens)
-        if not base:
-            return score(*arguments)
-        with torch.no_grad(), self.policy.base_only():
-            return score(*arguments)
 
     @torch.no_grad()
-    def _reference(self, group: Group) -> Prefix:
+    def _reference(self, batch: MicroBatch) -> torch.Tensor:
+        """logp_BT under the base."""
         with self.policy.base_only():
-            return Prefix(self.policy.decoder, group.prompt.token_ids, self.policy.device)
+            return self._score(batch).logp_BT
 
     def _apply(self, step: int, loss: float) -> Metrics:
         lr = learning_rate(step, self.config.run.steps, self.config.optim)

@@ -1,9 +1,10 @@
-"""Before step 1: does the largest training pass fit? If not, say what takes the memory, and which key to lower.
+"""Before step 1: does the largest training pass fit? If not, let layers run twice, or say which key to lower.
 
-What autograd keeps of a pass grows with its tokens and, because every row holds a copy of the prompt's keys and values,
-with its rows. Three small passes measure both; the worst shapes are then predicted, and run only if they should fit.
+What autograd keeps of a pass grows with the tokens it reads. Two small passes measure that; the largest is then predicted,
+and run only if it should fit.
 """
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -16,50 +17,72 @@ if TYPE_CHECKING:
     from grpo.config import Config
     from grpo.update import Updater
 
-Shape = tuple[int, int]  # rows, and tokens of each
-PASSING = 0.12  # of the activations, for what lives for a moment; seen: 0 to 0.15 on an H100 at the 8B shape
-PROBES: list[Shape] = [(1, 4), (1, 8), (2, 4)]  # of 1 or 2 tokens a row copies no keys: that says nothing of longer ones
+Shape = list[list[int]]  # tokens of each completion, by group
+PASSING = 0.12  # of the activations, for what lives for a moment; seen on an H200 at the 8B shape: 0.1
+PROBES: list[Shape] = [[[8, 8]], [[40, 40]]]
 
 
 def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, int]) -> str:
-    """Run the training pass in its worst shapes, on the longest prompt. Nothing is trained.
+    """Run the training pass at its largest, on the longest prompt. Nothing is trained.
 
-    engine: bytes of vLLM's weights and KV cache. Returns a line that says what takes what; raises UserError where it
-    does not fit.
+    engine: bytes of vLLM's weights and KV cache. Returns a line that says what takes what. With `train.recompute_layers`
+    = -1, as few layers as need be keep no activations. Raises UserError where it does not fit.
     """
     config, policy = updater.config, updater.policy
     prompt = max(prompts, key=lambda p: len(p.token_ids))
-    probed, free = _kept(updater, prompt, PROBES), available(policy.device)
-    held = {"base and LoRA": sum(p.nbytes for p in policy.model.parameters()),
-            "vLLM's weights": engine[0], "KV cache": engine[1]}
+    layers = len(policy.decoder.layers)
+    free = available(policy.device)
+    own = sum(p.nbytes for p in policy.model.parameters())
+    held = {"base and LoRA": own, "vLLM's weights": engine[0], "KV cache": engine[1]}
+    if policy.shares_base:
+        held = {"base and LoRA, vLLM's too": max(own, engine[0]), "KV cache": engine[1]}
+    recomputed = max(0, config.train.recompute_layers)
+    while True:
+        probed, measured = _kept(updater, prompt, PROBES), None
+        if probed is not None:
+            sizes = _sizes(config, updater, prompt, probed)
+            if sum(sizes.values()) < free:
+                measured = _kept(updater, prompt, [largest_shape(config, prompt)])
+        if measured is not None or config.train.recompute_layers >= 0 or recomputed == layers:
+            break
+        needed = layers if probed is None else _to_recompute(updater, prompt, sizes, free)
+        recomputed = needed if needed > recomputed else layers  # the estimate was short
+        updater.recompute(recomputed)
     if probed is None:
-        raise UserError(f"not even a training pass over one short completion fits in the {free / GIB:.2f} GiB free beside "
+        raise UserError(f"not even a training pass over two short completions fits in the {free / GIB:.2f} GiB free beside "
                         f"{_listed(held)}; lower {_cure_of_one(updater)}")
-    sizes = _sizes(config, updater, probed)
-    measured = _kept(updater, prompt, worst_shapes(config)) if sum(sizes.values()) < free else None
     if measured is None:
         raise UserError(f"the training pass does not fit: {_listed(sizes)}, with {free / GIB:.2f} GiB free beside "
-                        f"{_listed(held)}; lower {_cure(updater, probed, free)}")
-    sizes |= {"activations": max(measured), "passing buffers": PASSING * max(measured)}
-    return f"memory: {_listed(held)}; a training pass takes up to {_listed(sizes)}, of {free / GIB:.2f} GiB free"
+                        f"{_listed(held)}; lower {_cure(updater, prompt, probed, free)}")
+    sizes |= {"activations": measured[0], "passing buffers": PASSING * measured[0]}
+    said = (f"; {recomputed} of {layers} layers keep none and run twice, which a lower train.micro_batch_tokens may spare"
+            if recomputed else "")
+    return f"memory: {_listed(held)}; a training pass takes up to {_listed(sizes)}, of {free / GIB:.2f} GiB free{said}"
 
 
-def worst_shapes(config: "Config") -> list[Shape]:
-    """The full micro-batches that take most: of full completions, and of as many rows as a group has."""
-    budget, group, longest = config.train.micro_batch_tokens, config.rollout.group_size, config.rollout.max_new_tokens
-    rows = min(group, budget)
-    return sorted({(min(group, max(1, budget // longest)), longest), (rows, min(longest, budget // rows))})
+def largest_shape(config: "Config", prompt: Prompt) -> Shape:
+    """As many groups as it takes to fill the budget, with equal shares of it; one full completion at least."""
+    rollout, budget, length = config.rollout, config.train.micro_batch_tokens, len(prompt.token_ids)
+    whole = length + rollout.group_size * rollout.max_new_tokens
+    groups = max(1, min(rollout.prompts_per_step, math.ceil(budget / whole), budget // (length + 1)))
+    share = max(rollout.max_new_tokens, (min(budget, groups * whole) - groups * length) // groups)
+    rows = [rollout.max_new_tokens] * (share // rollout.max_new_tokens)
+    return [rows + [share % rollout.max_new_tokens] * (share % rollout.max_new_tokens > 0)] * groups
+
+
+def _read(shape: Shape, prompt: Prompt) -> int:
+    return sum(len(prompt.token_ids) + sum(rows) for rows in shape)
 
 
 def _kept(updater: "Updater", prompt: Prompt, shapes: list[Shape]) -> list[float] | None:
     """Bytes that autograd keeps of a pass of each shape, forward and backward. None where memory runs out."""
     kept = []
     try:
-        for rows, tokens in shapes:
-            sample = Sample((0,) * tokens, (0.0,) * tokens, "length")
-            group = Group(prompt, (Completion(sample, "", Score(0.0)),) * rows)
+        for shape in shapes:
+            groups = [Group(prompt, tuple(Completion(Sample((0,) * tokens, (0.0,) * tokens, "length"), "", Score(0.0))
+                                          for tokens in rows)) for rows in shape]
             with counting_saved(updater.policy.model.parameters()) as saved:
-                updater.accumulate([group], torch.ones(1, rows))
+                updater.accumulate(groups, torch.ones(len(shape), max(map(len, shape))))
             kept.append(float(sum(saved.values())))
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
@@ -70,35 +93,43 @@ def _kept(updater: "Updater", prompt: Prompt, shapes: list[Shape]) -> list[float
     return kept
 
 
-def _sizes(config: "Config", updater: "Updater", probed: list[float]) -> dict[str, float]:
-    """Bytes of what a training pass takes, in the worst shapes of `config`; `probed` is what PROBES kept."""
-    few, longer, more = probed
-    per_token = (longer - few) / 4
-    per_row = max(0.0, more - longer)
-    policy, shapes = updater.policy, worst_shapes(config)
+def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[float]) -> dict[str, float]:
+    """Bytes of what the largest training pass takes; `probed` is what PROBES kept."""
+    policy, shape = updater.policy, largest_shape(config, prompt)
+    few, more = (_read(probe, prompt) for probe in PROBES)
+    per_token = (probed[1] - probed[0]) / (more - few)
+    activations = max(probed[0], probed[0] + per_token * (_read(shape, prompt) - few))
     # grpo.logprob's head has four float32 tensors of a chunk's logits at once
-    chunk = min(config.train.head_chunk_tokens, max(rows * tokens for rows, tokens in shapes))
-    activations = max(few + per_token * (rows * tokens - 4) + per_row * (rows - 1) for rows, tokens in shapes)
+    chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,
             "logits": 16.0 * policy.head.out_features * chunk,
             "gradients and optimizer": 6.1 * sum(p.numel() for p in policy.parameters.values())}
+
+
+def _to_recompute(updater: "Updater", prompt: Prompt, sizes: dict[str, float], free: int) -> int:
+    """The fewest layers that must keep nothing but their input, and all of them at most; from what all keep without."""
+    policy, layers = updater.policy, len(updater.policy.decoder.layers)
+    read = _read(largest_shape(updater.config, prompt), prompt)
+    one = sizes["activations"] / layers
+    spared = (1 + PASSING) * (one - read * policy.head.in_features * policy.dtype.itemsize)
+    excess = sum(sizes.values()) - free + one  # one is there while it runs again
+    return layers if spared <= 0 else min(layers, max(1, math.ceil(excess / spared)))
 
 
 def _listed(sizes: dict[str, float]) -> str:
     return ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in sizes.items())
 
 
-def _cure(updater: "Updater", probed: list[float], free: int) -> str:
+def _cure(updater: "Updater", prompt: Prompt, probed: list[float], free: int) -> str:
     """The key to lower, its value, and one that should fit."""
     config, train = updater.config, updater.config.train
-    sizes = _sizes(config, updater, probed)
+    sizes = _sizes(config, updater, prompt, probed)
     if sizes["logits"] > sizes["activations"]:
         return f"train.head_chunk_tokens (now {train.head_chunk_tokens})"
-    most = max(rows * tokens for rows, tokens in worst_shapes(config))
-    lower = 2 ** ((most - 1).bit_length() - 1)
-    while lower >= config.rollout.max_new_tokens:
+    lower = 2 ** ((_read(largest_shape(config, prompt), prompt) - 1).bit_length() - 1)
+    while lower >= len(prompt.token_ids) + config.rollout.max_new_tokens:
         smaller = config.model_copy(update={"train": train.model_copy(update={"micro_batch_tokens": lower})})
-        if sum(_sizes(smaller, updater, probed).values()) < free:
+        if sum(_sizes(smaller, updater, prompt, probed).values()) < free:
             return f"train.micro_batch_tokens (now {train.micro_batch_tokens}), to {lower} or less"
         lower //= 2
     return _cure_of_one(updater)

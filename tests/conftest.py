@@ -20,6 +20,7 @@ from grpo.batch import pad
 from grpo.config import Config, load
 from grpo.policy import Policy
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
+from speed.attention import NAME
 from tests.claude import KEY
 from tests.messages_server import MessagesServer
 
@@ -61,7 +62,9 @@ def padded_logps(policy: Policy, group: Group, temperature: float = 1.0) -> torc
     rows = [prompt + c.sample.token_ids for c in group.completions]
     ids_BT, longest = pad(rows, torch.int64), max(len(row) for row in rows)
     attention = torch.arange(longest) < torch.tensor([[len(row)] for row in rows])
+    policy.decoder.set_attn_implementation("eager")  # transformers' own, with a mask
     logits = policy.model(input_ids=ids_BT, attention_mask=attention.long()).logits.float() / temperature
+    policy.decoder.set_attn_implementation(NAME)
     logp = logits[:, :-1].log_softmax(-1).gather(2, ids_BT[:, 1:, None])[..., 0]
     return torch.where(attention[:, 1:], logp, 0.0)[:, len(prompt) - 1 :]
 

@@ -18,6 +18,7 @@ def base():
     config = tiny_config("model.device=cpu")
     policy = tiny_policy(config)
     sampler = Sampler(policy, config, context=300)
+    sampler.serve(policy)
     yield policy, sampler, SymbolTask(Settings(limit=999, train=400, test=800), seed=11)
     sampler.close()
 

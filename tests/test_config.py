@@ -102,7 +102,8 @@ def test_the_flagship_says_what_is_missing_in_seconds(tmp_path):
 def test_the_flagship_has_the_experiments_settings():
     config = load(ROOT / "configs" / "vague.yaml")
     assert (config.model.path, config.lora.rank, config.lora.alpha, len(config.lora.targets)) == ("Qwen/Qwen3-8B", 32, 64, 7)
-    assert (config.rollout.prompts_per_step, config.rollout.group_size, config.rollout.gpu_memory_share) == (16, 64, 0.3)
+    assert (config.rollout.prompts_per_step, config.rollout.group_size, config.rollout.temperature) == (16, 64, 1.0)
+    assert config.rollout.gpu_memory_share == 0.5  # the source gave vLLM 0.3, and the trainer a base of its own
     assert (config.optim.lr, config.optim.warmup, config.run.steps, config.checkpoint.every) == (5e-6, 0.1, 1000, 200)
 
 

@@ -6,14 +6,17 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from grpo.types import Problem, UserError
+from grpo.batch import split
+from grpo.types import Problem, Prompt, UserError
 from grpo.update import Updater
 from harness import dry_step as module
 from harness import memory
-from harness.dry_step import PROBES, dry_step, worst_shapes
+from harness.dry_step import PROBES, dry_step, largest_shape
 from harness.memory import GIB, available, counting_saved, memory_metrics, ran_out
-from tests.conftest import tiny_config, tiny_policy
+from tests.conftest import group_of, tiny_config, tiny_policy
 
 CPU = torch.device("cpu")
 SMALL = ("rollout.group_size=8", "rollout.max_new_tokens=24", "train.micro_batch_tokens=64")
@@ -78,13 +81,32 @@ def test_what_says_that_memory_ran_out():
     assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied (2x3 and 4x5)"))
 
 
-@pytest.mark.parametrize(("budget", "group", "longest", "shapes"), [
-    (2048, 64, 96, [(21, 96), (64, 32)]),  # 2048 // 96 rows; 2048 // 64 tokens
-    (64, 64, 96, [(1, 96), (64, 1)]), (10, 64, 96, [(1, 96), (10, 1)]), (10**6, 64, 96, [(64, 96)]),
-    (2048, 2, 96, [(2, 96)])])
-def test_the_worst_shapes_by_hand(budget, group, longest, shapes):
-    assert worst_shapes(tiny_config(f"train.micro_batch_tokens={budget}", f"rollout.group_size={group}",
-                                    f"rollout.max_new_tokens={longest}")) == shapes
+def prompt_of(length: int) -> Prompt:
+    return Prompt(Problem("q", "custom", ()), (5,) * length, "")
+
+
+@pytest.mark.parametrize(("budget", "group", "longest", "shape"), [
+    (2048, 64, 96, [[96] * 21 + [22]]),  # 2048 - 10 tokens behind a prompt of 10
+    (64, 64, 96, [[96]]), (10, 64, 96, [[96]]), (10**6, 64, 96, [[96] * 64] * 8), (2048, 2, 96, [[96] * 2] * 8),
+    (1000, 2, 96, [[96, 94]] * 5)])  # five groups of 10 + 190, rather than four of 10 + 2 x 96, which read less
+def test_the_largest_shape_by_hand(budget, group, longest, shape):
+    assert largest_shape(tiny_config(f"train.micro_batch_tokens={budget}", f"rollout.group_size={group}",
+                                     f"rollout.max_new_tokens={longest}"), prompt_of(10)) == shape
+
+
+@settings(deadline=None)
+@given(st.integers(1, 400), st.integers(1, 30), st.lists(st.lists(st.integers(1, 20), min_size=4, max_size=4), min_size=1,
+                                                         max_size=6))
+def test_no_micro_batch_reads_more_than_the_largest_shape(budget, length, lengths):
+    config = tiny_config(f"train.micro_batch_tokens={budget}", "rollout.group_size=4", "rollout.max_new_tokens=20",
+                         "rollout.prompts_per_step=6")
+    shape, prompt = largest_shape(config, prompt_of(length)), prompt_of(length)
+    groups = [group_of([5] * length, [[6] * n for n in rows]) for rows in lengths]
+    for batch in split(groups, range(len(groups)), budget):
+        read = sum(length for _ in {p for p, _ in batch}) + sum(lengths[p][row] for p, row in batch)
+        assert read <= module._read(shape, prompt) + len(shape)  # shares are rounded down
+    own = [group_of([5] * length, [[6] * n for n in rows]) for rows in shape]
+    assert len(split(own, range(len(own)), budget)) == 1
 
 
 def test_it_trains_nothing(policy, prompts):
@@ -99,13 +121,37 @@ def test_it_trains_nothing(policy, prompts):
     assert all(torch.equal(p, before[name]) for name, p in policy.parameters.items())
 
 
-@pytest.mark.parametrize("shape", [(4, 32), (16, 8), (16, 3)])
-def test_the_prediction_is_what_is_measured(policy, prompts, shape):
-    rows, tokens = shape
+@pytest.mark.parametrize(("groups", "rows", "tokens"), [(1, 4, 32), (8, 16, 8), (8, 2, 3)])
+@pytest.mark.parametrize("layers", [0, 3])
+def test_the_prediction_is_what_is_measured(policy, prompts, groups, rows, tokens, layers):
     updater = Updater(policy, tiny_config(f"rollout.group_size={rows}", f"rollout.max_new_tokens={tokens}",
-                                          "train.micro_batch_tokens=100000"))
-    predicted = module._sizes(updater.config, updater, module._kept(updater, prompts[1], PROBES))["activations"]
-    assert predicted == pytest.approx(module._kept(updater, prompts[1], [shape])[0], rel=0.25)
+                                          f"rollout.prompts_per_step={groups}", "train.micro_batch_tokens=100000",
+                                          f"train.recompute_layers={layers}"))
+    probed = module._kept(updater, prompts[1], PROBES)
+    predicted = module._sizes(updater.config, updater, prompts[1], probed)["activations"]
+    assert predicted == pytest.approx(module._kept(updater, prompts[1], [[[tokens] * rows] * groups])[0], rel=0.1)
+
+
+ONE_GROUP = ("rollout.group_size=32", "rollout.max_new_tokens=24", "rollout.prompts_per_step=1",
+             "train.head_chunk_tokens=32")
+
+
+def leave(monkeypatch, policy, prompts, share: float, *config: str) -> None:
+    """So much memory as that share of what the largest pass takes."""
+    updater = Updater(policy, tiny_config(*ONE_GROUP, *config))
+    sizes = module._sizes(updater.config, updater, prompts[1], module._kept(updater, prompts[1], PROBES))
+    monkeypatch.setattr(module, "available", lambda _: int(share * sum(sizes.values())))
+
+
+def test_layers_run_twice_where_memory_asks_for_it_and_no_more(policy, prompts, monkeypatch):
+    layers = []
+    for share in (1.05, 0.9, 0.7):
+        leave(monkeypatch, policy, prompts, share)
+        line = dry_step(Updater(policy, tiny_config(*ONE_GROUP)), prompts, ENGINE)
+        layers.append(int(found[1]) if (found := re.search(r"; (\d) of 4 layers keep none and run twice", line)) else 0)
+    assert layers[0] == 0 < layers[1] < layers[2] <= 4
+    with pytest.raises(UserError, match="does not fit"):
+        dry_step(Updater(policy, tiny_config(*ONE_GROUP, "train.recompute_layers=0")), prompts, ENGINE)
 
 
 def test_what_cannot_fit_is_said_before_it_is_run(policy, prompts):
@@ -118,21 +164,20 @@ def test_what_cannot_fit_is_said_before_it_is_run(policy, prompts):
     for words in ("logits 0.0", "gradients and optimizer 0.00 GiB", "KV cache 1.00 GiB", "vLLM's weights 2.00 GiB",
                   "lower train.micro_batch_tokens (now 100000000), to "):
         assert words in said
-    assert float(re.search(r"activations ([\d.]+) GiB", said)[1]) > 1000
+    assert float(re.search(r"activations ([\d.]+) GiB", said)[1]) > 100
     assert all(p.grad is None for p in policy.model.parameters())
 
 
 def test_the_cure_cures(policy, prompts, monkeypatch):
-    """A group of 8 x 24 tokens in 20 MiB: what it is told to lower fits, and twice that does not."""
-    monkeypatch.setattr(module, "available", lambda _: 20 * 2**20)
-    config = ("rollout.group_size=8", "rollout.max_new_tokens=24", "train.head_chunk_tokens=32")
+    """A group in half the memory it takes: what it is told to lower fits, and twice that does not."""
+    never = "train.recompute_layers=0"
+    leave(monkeypatch, policy, prompts, 0.5, never)
     with pytest.raises(UserError) as caught:
-        dry_step(Updater(policy, tiny_config(*config, "train.micro_batch_tokens=5000")), prompts, ENGINE)
+        dry_step(Updater(policy, tiny_config(*ONE_GROUP, never, "train.micro_batch_tokens=5000")), prompts, ENGINE)
     tokens = int(re.search(r"train\.micro_batch_tokens \(now 5000\), to (\d+) or less", str(caught.value))[1])
-    assert 24 <= tokens < 8 * 24
-    dry_step(Updater(policy, tiny_config(*config, f"train.micro_batch_tokens={tokens}")), prompts, ENGINE)
+    dry_step(Updater(policy, tiny_config(*ONE_GROUP, never, f"train.micro_batch_tokens={tokens}")), prompts, ENGINE)
     with pytest.raises(UserError, match="does not fit"):
-        dry_step(Updater(policy, tiny_config(*config, f"train.micro_batch_tokens={2 * tokens}")), prompts, ENGINE)
+        dry_step(Updater(policy, tiny_config(*ONE_GROUP, never, f"train.micro_batch_tokens={2 * tokens}")), prompts, ENGINE)
 
 
 def test_other_cures(policy, prompts, monkeypatch):
@@ -140,7 +185,7 @@ def test_other_cures(policy, prompts, monkeypatch):
     with pytest.raises(UserError, match=r"rollout\.cpu_kv_cache_gib \(now 1\), rollout\.max_new_tokens \(now 24\) or the "):
         dry_step(Updater(policy, tiny_config(*SMALL)), prompts, ENGINE)
     monkeypatch.setattr(policy.head, "out_features", 10**7)
-    with pytest.raises(UserError, match=r"logits 9\.54 GiB.*lower train\.head_chunk_tokens \(now 2048\)"):  # 16 x 10^7 x 64
+    with pytest.raises(UserError, match=r"logits 3\.58 GiB.*lower train\.head_chunk_tokens \(now 2048\)"):  # 16 x 10^7 x 24
         dry_step(Updater(policy, tiny_config(*SMALL)), prompts, ENGINE)
 
 
@@ -153,10 +198,10 @@ def allocate_too_much_on_a_gpu():
 
 
 @pytest.mark.parametrize("fail", [allocate_too_much, allocate_too_much_on_a_gpu])
-@pytest.mark.parametrize(("passes", "words"), [(3, "the training pass does not fit: activations"),
-                                               (0, "not even a training pass over one short completion fits")])
+@pytest.mark.parametrize(("passes", "words"), [(2, "the training pass does not fit: activations"),
+                                               (0, "not even a training pass over two short completions fits")])
 def test_memory_that_runs_out_in_a_pass_is_one_line(policy, prompts, monkeypatch, fail, passes, words):
-    updater = Updater(policy, tiny_config(*SMALL))
+    updater = Updater(policy, tiny_config(*SMALL, "train.recompute_layers=0"))
     calls, accumulate = [], updater.accumulate
 
     def accumulate_a_few(*arguments):
@@ -169,6 +214,22 @@ def test_memory_that_runs_out_in_a_pass_is_one_line(policy, prompts, monkeypatch
         dry_step(updater, prompts, ENGINE)
     assert "KV cache 1.00 GiB; lower " in str(caught.value)
     assert all(p.grad is None for p in policy.model.parameters())
+
+
+@pytest.mark.parametrize("passes", [0, 2])  # the first small pass, or the largest
+def test_memory_that_runs_out_once_lets_layers_run_twice(policy, prompts, monkeypatch, passes):
+    updater, calls = Updater(policy, tiny_config(*SMALL)), []
+    accumulate = updater.accumulate
+
+    def accumulate_but_once(*arguments):
+        calls.append(arguments)
+        if len(calls) == passes + 1:
+            allocate_too_much()
+        return accumulate(*arguments)
+
+    monkeypatch.setattr(updater, "accumulate", accumulate_but_once)
+    assert re.search(r"; [1-4] of 4 layers keep none and run twice", dry_step(updater, prompts, ENGINE))
+    policy.prepare_layers(compiled=False, recomputed=0)
 
 
 def test_a_fault_in_a_pass_is_no_lack_of_memory(policy, prompts, monkeypatch):

@@ -13,7 +13,7 @@ from grpo.advantage import ADVANTAGES, centred, grpo
 from grpo.batch import Denominators, MicroBatch, split, token_weights
 from grpo.config import Algorithm
 from grpo.loss import KLS, LOSSES, TokenData, clip, k1, k2, k3, policy_loss, ratio, reinforce
-from grpo.types import Sample
+from tests.conftest import group_of
 
 
 def test_every_name_in_the_config_has_its_function():
@@ -88,16 +88,30 @@ def test_k1_and_k3_average_to_the_kl(estimator):
 
 
 def two_completions() -> MicroBatch:
-    """The worked example of grpo/batch.py: [a b c <eos>] and [d <eos>]."""
-    samples = [Sample((11, 12, 13, 2), (-1.0,) * 4, "stop"), Sample((14, 2), (-1.0,) * 2, "stop")]
-    return MicroBatch.of(samples, [0, 1])
+    """The worked example of grpo/batch.py: [a b c <eos>] and [d <eos>] after [p q r]."""
+    return MicroBatch.of([group_of([21, 22, 23], [[11, 12, 13, 2], [14, 2]])], [(0, 0), (0, 1)], torch.device("cpu"))
 
 
 def test_the_worked_example_of_the_batch():
     batch = two_completions()
     assert batch.targets_BT.tolist() == [[11, 12, 13, 2], [14, 2, 0, 0]]
     assert batch.mask_BT.tolist() == [[True] * 4, [True, True, False, False]]  # <eos> = 2 is inside
-    assert batch.inputs_BS.tolist() == [[11, 12, 13], [14, 2, 0]]
+    assert batch.tokens_N.tolist() == [21, 22, 23, 11, 12, 13, 14]
+    assert batch.positions_N.tolist() == [0, 1, 2, 3, 4, 5, 3]
+    assert batch.predicts_M.tolist() == [2, 3, 4, 5, 2, 6]
+    assert batch.layout.offsets.tolist() == [0, 3, 0, 4, 0, 3, 4]
+    assert batch.layout.sizes.tolist() == [1, 3, 3, 4, 3]
+
+
+def test_a_batch_of_two_prompts_by_hand():
+    groups = [group_of([21, 22], [[2], [11, 12, 2]]), group_of([23, 24, 25], [[13, 2], [14, 15]])]
+    batch = MicroBatch.of(groups, [(0, 1), (0, 0), (1, 1)], torch.device("cpu"))
+    assert batch.tokens_N.tolist() == [21, 22, 23, 24, 25, 11, 12, 2, 14]  # a single token is read, though nothing follows
+    assert batch.positions_N.tolist() == [0, 1, 0, 1, 2, 2, 3, 2, 3]
+    assert batch.predicts_M.tolist() == [1, 5, 6, 1, 4, 8]
+    assert batch.targets_BT.tolist() == [[11, 12, 2], [2, 0, 0], [14, 15, 0]]
+    assert batch.layout.offsets.tolist() == [0, 2, 5, 0, 3, 4, 0, 2, 3, 4]
+    assert batch.layout.sizes.tolist() == [2, 5, 3, 3, 2]
 
 
 @pytest.mark.parametrize(("aggregation", "expected"), [
@@ -118,7 +132,7 @@ def test_policy_loss_by_hand():
     loss, sums = policy_loss(logp, data, Algorithm(beta=0.5, kl="k1"))
     # r = 1.1 everywhere: (4 * -2.2 + 2 * 1.1) / 6, and 0.5 * k1 = 0.25 on each of 6 tokens
     assert loss.item() == pytest.approx((4 * -2.2 + 2 * 1.1) / 6 + 0.25, abs=1e-6)
-    assert sums == {"clipped": 0.0, "kl_ref": pytest.approx(3.0)}
+    assert {name: x.item() for name, x in sums.items()} == {"clipped": 0.0, "kl_ref": pytest.approx(3.0)}
     loss.backward()
     assert logp.grad[1, 2:].tolist() == [0.0, 0.0]  # padding gets no gradient
 
@@ -136,9 +150,21 @@ def test_padding_cannot_poison_the_loss():
     assert logp.grad.isfinite().all()
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=70), st.integers(1, 400))
-def test_split_covers_every_row_within_budget(lengths, budget):
-    batches = split(lengths, budget)
-    assert sorted(row for batch in batches for row in batch) == list(range(len(lengths)))
+@given(st.lists(st.tuples(st.integers(1, 30), st.lists(st.integers(1, 50), min_size=2, max_size=20)), min_size=1,
+                max_size=5), st.integers(1, 400))
+def test_split_covers_every_row_within_budget(shapes, budget):
+    groups = [group_of([5] * prompt, [[6] * n for n in lengths]) for prompt, lengths in shapes]
+    batches = split(groups, range(len(groups)), budget)
+    every = [(p, row) for p, (_, lengths) in enumerate(shapes) for row in range(len(lengths))]
+    assert sorted(row for batch in batches for row in batch) == every
     for batch in batches:
-        assert len(batch) == 1 or len(batch) * max(lengths[row] for row in batch) <= budget
+        assert [p for p, _ in batch] == sorted(p for p, _ in batch)  # those of one group stand together
+        read = sum(shapes[p][0] for p in {p for p, _ in batch}) + sum(shapes[p][1][row] for p, row in batch)
+        assert len(batch) == 1 or read <= budget
+
+
+def test_a_group_that_does_not_fit_is_cut_into_equal_parts():
+    groups = [group_of([5] * 4, [[6] * n for n in (1, 2, 3, 4, 5, 6)]), group_of([5], [[6], [6]])]
+    assert split(groups, [0, 1], 100) == [[(0, row) for row in (5, 4, 3, 2, 1, 0)] + [(1, 0), (1, 1)]]
+    assert split(groups, [0, 1], 16) == [[(0, 5), (0, 2), (0, 1)], [(0, 4), (0, 3), (0, 0)], [(1, 0), (1, 1)]]  # 11 and 10
+    assert split(groups, [1], 1) == [[(1, 0)], [(1, 1)]]

@@ -237,8 +237,12 @@ def test_a_full_disk_under_tensorboard_is_raised_and_prints_nothing(tmp_path, mo
     monkeypatch.setattr(threading, "excepthook", threading.__excepthook__)  # not pytest's
     log = RunLog(tmp_path, 0, 3)
     monkeypatch.setattr(RecordWriter, "write", failing(errno.ENOSPC))
-    with pytest.raises(OSError, match="No space"):
+
+    def steps():
         for step in range(1, 100):
             log.step(step, {"loss": 1.0})
             log.flush()
+
+    with pytest.raises(OSError, match="No space"):
+        steps()
     assert "Exception" not in capsys.readouterr().err

@@ -31,8 +31,12 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     changed = (*TOY, "task.test=39", f"model.path={base}", "run.steps=21", "eval.every=30", "--resume", str(run))
     done = run_train(*changed)
     assert done.returncode == 2
-    for key in ("base", "data.train", "data.test", "data.tokens", "model.path", "task.test"):
+    for key in ("data.train", "data.test", "data.tokens", "model.path", "task.test"):
         assert f"--allow-change {key}" in done.stderr
+    done = run_train(*changed, *(f"--allow-change={key}" for key in ("data", "model", "task")))
+    assert done.returncode == 2  # the base is known once it is loaded
+    assert "base is " in done.stderr
+    assert done.stderr.rstrip().endswith("--allow-change base")
     done = run_train(*changed, *(f"--allow-change={key}" for key in ("base", "data", "model", "task")))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "run.steps was 20: the learning rate of step 20 is " in done.stdout

@@ -7,12 +7,13 @@ import torch
 from torch.nn import functional as F
 
 from grpo.advantage import grpo
-from grpo.batch import MicroBatch
-from grpo.logprob import Prefix, head_logp, score
+from grpo.batch import MicroBatch, split
+from grpo.logprob import head_logp, score
 from grpo.loss import k3
 from grpo.rollout import rewards
 from grpo.types import NonFiniteError, Score
 from grpo.update import Updater, learning_rate
+from harness.memory import counting_saved
 from tests.conftest import group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
 
 GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
@@ -59,9 +60,8 @@ def padded_gradients(policy, aggregation="token_mean", beta=0.0) -> torch.Tensor
 
 def test_logps_equal_the_padded_pass(fp32_policy):
     for group in GROUPS:
-        prefix = Prefix(fp32_policy.decoder, group.prompt.token_ids, fp32_policy.device)
-        batch = MicroBatch.of([c.sample for c in group.completions], range(8))
-        scored = score(fp32_policy.decoder, fp32_policy.head, prefix, batch, 0.7, 3)
+        batch = MicroBatch.of([group], [(0, row) for row in range(8)], fp32_policy.device)
+        scored = score(fp32_policy.decoder, fp32_policy.head, batch, 0.7, 3)
         torch.testing.assert_close(scored.logp_BT, padded_logps(fp32_policy, group, 0.7), atol=1e-5, rtol=1e-5)
 
 
@@ -75,15 +75,15 @@ def test_gradients_equal_the_padded_pass(fp32_policy, aggregation, beta):
     assert relative(ours, theirs) < 1e-5
 
 
-@pytest.mark.parametrize("rows", [1, 2, 8])
-def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, rows):
+@pytest.mark.parametrize(("budget", "parts"), [(1, 16), (14, 6), (40, 2), (1000, 1)])
+def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, budget, parts):
     oracle = padded_gradients(fp32_policy)
     _, metrics, logs = shared_gradients(fp32_policy)
     sizes = []
-    monkeypatch.setattr("grpo.update.split", lambda lengths, _: [
-        sizes.append(rows) or list(range(at, at + rows)) for at in range(0, len(lengths), rows)])
-    part, part_metrics, part_logs = shared_gradients(fp32_policy, GROUPS, ADVANTAGES, "train.head_chunk_tokens=3")
-    assert sizes == [rows] * (16 // rows)
+    monkeypatch.setattr("grpo.update.split", lambda *a: [sizes.append(len(rows)) or rows for rows in split(*a)])
+    part, part_metrics, part_logs = shared_gradients(
+        fp32_policy, GROUPS, ADVANTAGES, "train.head_chunk_tokens=3", f"train.micro_batch_tokens={budget}")
+    assert (len(sizes), sum(sizes)) == (parts, 16)
     assert relative(part, oracle) < 1e-5
     assert part_metrics == pytest.approx(metrics, rel=1e-5, abs=1e-6)
     assert part_logs.keys() == logs.keys()
@@ -92,15 +92,60 @@ def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, 
 def test_groups_without_a_signal_cost_no_forward(fp32_policy, monkeypatch):
     advantages = ADVANTAGES.clone()
     advantages[0] = 0
-    calls = []
-    monkeypatch.setattr("grpo.update.Prefix", lambda *a: calls.append(a) or Prefix(*a))
+    read = []
+    monkeypatch.setattr("grpo.update.score", lambda *a: read.append(len(a[2].tokens_N)) or score(*a))
     skipped, metrics, logs = shared_gradients(fp32_policy, GROUPS, advantages)
-    assert len(calls) == 1
+    assert read == [3 + 13]  # the second group's prompt, and its completions but for their last tokens
     assert {p for p, _ in logs} == {1}
     assert metrics["tokens/trained"] == 21
-    monkeypatch.setattr(Updater, "_skip", lambda *a: False, raising=True)
+    monkeypatch.setattr(Updater, "_trained", lambda *a: [0, 1])
     kept, *_ = shared_gradients(fp32_policy, GROUPS, advantages)
-    assert relative(skipped, kept) < 1e-6  # and they change nothing, their tokens in the denominator included
+    assert relative(skipped, kept) < 1e-5  # and they change nothing, their tokens in the denominator included
+
+
+@pytest.mark.parametrize("layers", [1, 4])
+def test_recomputed_layers_give_the_same_gradient_and_keep_less(fp32_policy, layers):
+    kept, gradient = {}, {}
+    for count in (0, layers):
+        with counting_saved(fp32_policy.model.parameters()) as saved:
+            gradient[count], *_ = shared_gradients(fp32_policy, GROUPS, ADVANTAGES, f"train.recompute_layers={count}")
+        kept[count] = sum(saved.values())
+    assert torch.equal(gradient[0], gradient[layers])
+    assert kept[layers] < kept[0] * (1 - 0.2 * layers)  # of four layers
+
+
+def test_layers_are_compiled_once_for_all_shapes(fp32_policy, monkeypatch):
+    """Once with a gradient and once without, whatever the numbers of tokens, prompts and completions."""
+    compiled = []
+
+    def backend(module, inputs):
+        compiled.append(module)
+        return module
+
+    compiler = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda run, **options: compiler(run, **options, backend=backend, fullgraph=True))
+    torch._dynamo.reset()
+    eager, *_ = shared_gradients(fp32_policy, GROUPS, ADVANTAGES, "algorithm.beta=0.3")
+    for budget in (1, 14, 20, 40, 1000):
+        same, *_ = shared_gradients(fp32_policy, GROUPS, ADVANTAGES, "algorithm.beta=0.3", "train.compile=always",
+                                    f"train.micro_batch_tokens={budget}")
+        assert relative(same, eager) < 1e-5
+    assert len(compiled) == 2
+
+
+def test_gradients_of_a_bfloat16_policy_add_up_in_float32():
+    policy = tiny_policy(tiny_config("model.dtype=bfloat16"))
+    randomize(policy, 0.05)
+    once, *_ = shared_gradients(policy)
+    updater = Updater(policy, tiny_config("train.micro_batch_tokens=14"))
+    for _ in range(2):
+        updater.accumulate(GROUPS, ADVANTAGES)
+    assert {p.grad.dtype for p in policy.parameters.values()} == {torch.float32}
+    assert all(p.grad is None for p in policy.model.parameters())  # the rounded ones passed theirs on
+    assert relative(gradients(policy), 2 * once) < 0.03  # 0.8 % of rounding
+    exact = tiny_policy(tiny_config())
+    exact.load_tensors({name: p.bfloat16().float() for name, p in policy.lora().items()})
+    assert relative(once, shared_gradients(exact)[0]) < 0.05
 
 
 def test_head_logp_is_exact_and_keeps_no_logits():

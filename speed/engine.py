@@ -1,0 +1,109 @@
+"""What is changed in vLLM, and how it is set up, for one use: G completions of each of a few prompts, all under one LoRA.
+
+With grpo/sampler.py the only file that touches vLLM. Its LoRA arithmetic serves many LoRAs at once, token by token; here
+every token has the same one, and two plain matrix products a layer do: y += (x A^T) B^T. The profiles that say what that is
+worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for a CPU.
+"""
+
+import functools
+from typing import TYPE_CHECKING
+
+import torch
+
+from grpo.types import UserError
+
+if TYPE_CHECKING:
+    from grpo.config import Config
+
+
+def settings(config: "Config", on_gpu: bool) -> dict[str, object]:
+    """LLM() arguments that the device decides.
+
+    GPU: vLLM would capture CUDA graphs of 83 batch sizes, each with and without LoRA, whole and in pieces, and none above
+    512 sequences. Here decoding has 24, up to all sequences: rounding 65 rows up to 128 costs a matrix product next to
+    nothing; a step that reads prompts runs uncaptured. FlashAttention is told not to split a sequence's keys, which is
+    meant for few, long sequences. Naming the trained layers keeps a LoRA of zeros off the logits. `additional_config` gives
+    what is compiled a name of its own: vLLM's cache would else bring back a pass without `two_products_a_layer_gpu`.
+    """
+    rollout = config.rollout
+    if not on_gpu:
+        return {"enforce_eager": True, "enable_chunked_prefill": False}
+    most = rollout.max_sequences
+    sizes = [n for n in (1, 2, 4, 8, 16, 24, 32, 48, 64, *range(128, most, 64)) if n < most] + [most]
+    return {"gpu_memory_utilization": rollout.gpu_memory_share, "max_num_batched_tokens": max(24576, most),
+            "compilation_config": {"cudagraph_capture_sizes": sizes, "cudagraph_mode": "FULL_DECODE_ONLY"},
+            "attention_config": {"flash_attn_max_num_splits_for_cuda_graph": 1},
+            "lora_target_modules": list(config.lora.targets), "additional_config": {"lora": "two products a layer"}}
+
+
+def served_rank(rank: int) -> int:
+    """The smallest buffer rank vLLM offers that holds the LoRA's."""
+    return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank)
+
+
+def does_not_fit(error: Exception, config: "Config", on_gpu: bool) -> UserError:
+    """vLLM's complaint about memory, and which key to change."""
+    rollout = config.rollout
+    cure = (f"raise rollout.gpu_memory_share (now {rollout.gpu_memory_share}), or lower rollout.max_sequences" if on_gpu else
+            f"lower rollout.cpu_kv_cache_gib (now {rollout.cpu_kv_cache_gib}), or make room")
+    return UserError(f"vLLM does not fit: {' '.join(str(error).split())[:300]}; {cure}")
+
+
+def two_products_a_layer_cpu(model: torch.nn.Module) -> None:
+    """In a loaded model, the two products in the place of a gather of A and B for every token: four fifths of a rollout."""
+
+    def add_lora_logits(*_, **__):
+        """The LM head has no LoRA."""
+
+    def add_lora_linear(y, x, lora_a_stacked, lora_b_stacked, scale, output_slices, **_):
+        flat, at = y.view(-1, y.shape[-1]), 0
+        for a, b, width in zip(lora_a_stacked, lora_b_stacked, output_slices, strict=True):
+            flat[:, at : at + width] += (x.view(-1, x.shape[-1]) @ a[0, 0].T @ b[0, 0].T) * scale
+            at += width
+
+    for wrapper in model.lora_manager.punica_wrapper_mapping.values():
+        wrapper.add_lora_linear, wrapper.add_lora_logits = add_lora_linear, add_lora_logits
+
+
+@functools.cache  # once a process
+def two_products_a_layer_gpu() -> None:
+    """The same in vLLM's classes, before LLM() is made, so that it is compiled and captured into CUDA graphs.
+
+    A fused layer's A's lie one below the other, and its B's on the diagonal of one matrix, so that q, k and v (or gate and
+    up) cost one pair of products together; vLLM's own buffers become views of them, which `set_lora` fills as before.
+    The operator is opaque to torch.compile and changes y in place. Its bookkeeping of which token has which LoRA is dropped
+    too, which makes the host wait for the GPU whenever a sequence has ended, and so are graphs without a LoRA.
+    """
+    from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+    from vllm.lora.layers.column_parallel_linear import MergedColumnParallelLinearWithLoRA
+    from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
+    from vllm.utils.torch_utils import direct_register_custom_op
+    from vllm.v1.worker.gpu import model_runner
+
+    def add_lora(y: torch.Tensor, x: torch.Tensor, a: torch.Tensor, b: torch.Tensor) -> None:
+        y.addmm_(x @ a.T, b.T)
+
+    def apply(self, x, output):
+        torch.ops.vllm.grpo_add_lora(output, x, self.all_a, self.all_b)
+        return output
+
+    direct_register_custom_op("grpo_add_lora", add_lora, mutates_args=["y"], fake_impl=lambda y, x, a, b: None)
+    for kind in (BaseLinearLayerWithLoRA, MergedColumnParallelLinearWithLoRA):
+        kind.create_lora_weights = _side_by_side(kind.create_lora_weights)
+    BaseLinearLayerWithLoRA._apply_lora_to_output = apply
+    PunicaWrapperGPU.update_metadata = lambda *_, **__: None
+    model_runner.get_lora_capture_cases = lambda lora, _: [lora.max_loras + 1]
+
+
+def _side_by_side(create):
+    def create_lora_weights(self, max_loras, lora_config, model_config=None):
+        create(self, max_loras, lora_config, model_config)
+        old_a, old_b = self.lora_a_stacked, self.lora_b_stacked
+        rank, widths = lora_config.max_lora_rank, [b.shape[2] for b in old_b]
+        self.all_a = old_a[0].new_zeros(rank * len(widths), old_a[0].shape[3])
+        self.all_b = old_b[0].new_zeros(sum(widths), rank * len(widths))
+        self.lora_a_stacked = tuple(rows[None, None] for rows in self.all_a.split(rank))
+        self.lora_b_stacked = tuple(rows[None, None, :, i * rank : (i + 1) * rank]
+                                    for i, rows in enumerate(self.all_b.split(widths)))
+
+    return create_lora_weights

@@ -1,0 +1,163 @@
+"""Attention over shared prompts against the plain masked one; the trainer's base as views of vLLM's weights."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from grpo.batch import MicroBatch
+from grpo.policy import Policy
+from grpo.types import UserError
+from speed.attention import Layout, _attend, shared_prefix_attention
+from speed.engine import _side_by_side
+from speed.engine import settings as engine_settings
+from speed.shared_base import CannotShareError, EngineWeights, base_views, shared_base
+from tests.conftest import TINY, group_of, tiny_config, tiny_policy
+
+MODEL = str(TINY.parents[1] / "models" / "tiny")
+
+
+def seen(prompts: list[int], rows: list[list[int]]) -> torch.Tensor:
+    """Which of the packed tokens each sees, written out: its prompt, and its own before it."""
+    owner = [(p, None) for p, length in enumerate(prompts) for _ in range(length)]
+    owner += [(p, b) for p, lengths in enumerate(rows) for b, length in enumerate(lengths) for _ in range(length)]
+    return torch.tensor([[theirs[0] == mine[0] and theirs[1] in (None, mine[1]) and before <= at
+                          for before, theirs in enumerate(owner)] for at, mine in enumerate(owner)])
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 7), min_size=1, max_size=4)), min_size=1, max_size=3),
+       st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.integers(0, 9))
+def test_attention_equals_the_masked_one(shape, heads, seed):
+    prompts, rows = [length for length, _ in shape], [lengths for _, lengths in shape]
+    layout = Layout.of(prompts, [sum(lengths) for lengths in rows], [n for lengths in rows for n in lengths],
+                       torch.device("cpu"))
+    mask, (q_heads, kv_heads) = seen(prompts, rows), heads
+    torch.manual_seed(seed)
+    q, k, v = (torch.randn(len(mask), n, 8, dtype=torch.float64, requires_grad=True) for n in (q_heads, kv_heads, kv_heads))
+    plain = F.scaled_dot_product_attention(
+        *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask, scale=0.4, enable_gqa=True)[0].transpose(0, 1)
+    ours, _ = _attend(q, k, v, *layout, 0.4)
+    torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-12)
+    upstream = torch.randn_like(plain)
+    for got, wanted in zip(torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(plain, (q, k, v), upstream),
+                           strict=True):
+        torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
+
+
+def test_attention_is_a_well_made_operator():
+    """What torch.compile is told of it (shapes, strides, no aliasing) is what it does."""
+    layout = Layout.of([3, 2], [4, 3], [1, 3, 3], torch.device("cpu"))
+    q, k, v = (torch.randn(n, 12, 8).transpose(0, 1).requires_grad_() for n in (4, 2, 2))  # strided as the model gives them
+    torch.library.opcheck(_attend, (q, k, v, *layout, 0.4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention's kernels need an NVIDIA GPU")
+def test_flash_attention_equals_the_formulas():
+    layout = Layout.of([300, 170], [500, 260], [100, 250, 150, 200, 60], torch.device("cuda"))
+    torch.manual_seed(0)
+    given = [torch.randn(1230, n, 128, device="cuda", dtype=torch.bfloat16) for n in (32, 8, 8)]
+    upstream, found = torch.randn_like(given[0]), {}
+    for dtype in (torch.bfloat16, torch.float32):
+        inputs = [x.to(dtype).requires_grad_() for x in given]
+        out, lse = _attend(*inputs, *layout, 0.088)
+        found[dtype] = [out, lse, *torch.autograd.grad(out, inputs, upstream.to(dtype))]
+    for flash, plain in zip(*found.values(), strict=True):
+        assert (flash.float() - plain).norm() < 0.005 * plain.norm()
+
+
+def engine_of(policy: Policy) -> EngineWeights:
+    """Weights in vLLM's layout: q, k, v and gate, up fused, linear layers wrapped, the vocabulary padded."""
+    own = {name.removeprefix("base_model.model.").replace(".base_layer", ""): p.detach()
+           for name, p in policy.model.named_parameters() if not p.requires_grad}
+    fused, tensors = {"qkv_proj": ["q_proj", "k_proj", "v_proj"], "gate_up_proj": ["gate_proj", "up_proj"]}, {}
+    for name, tensor in own.items():
+        parent, module, kind = name.rsplit(".", 2)
+        into = next((f for f, parts in fused.items() if module in parts), None)
+        if into is None:
+            tensors[f"{parent}.{module}.base_layer.{kind}" if "proj" in module else name] = tensor.clone()
+        elif module == fused[into][0]:
+            parts = [own[f"{parent}.{part}.{kind}"] for part in fused[into]]
+            tensors[f"{parent}.{into}.base_layer.{kind}"] = torch.cat(parts)
+    table = tensors["model.embed_tokens.weight"]
+    tensors["model.embed_tokens.weight"] = torch.cat([table, table.new_zeros(31, table.shape[1])])
+    return EngineWeights(tensors, fused)
+
+
+def test_the_base_is_a_view_of_the_engines_weights():
+    config = tiny_config(f"model.path={MODEL}")
+    own = tiny_policy(tiny_config())
+    engine = engine_of(own)
+    shared = Policy(config.model, config.lora, torch.device("cpu"), config.run.seed, engine)
+    assert (shared.shares_base, own.shares_base) == (True, False)
+    assert "in memory once" in shared.held
+    assert "a copy beside vLLM's: on a CPU vLLM repacks it" in own.held
+    storages = {t.untyped_storage().data_ptr() for t in engine.tensors.values()}
+    frozen = [p for p in shared.model.parameters() if not p.requires_grad]
+    assert {p.untyped_storage().data_ptr() for p in frozen} == storages
+    assert shared.fingerprint() == own.fingerprint()
+    batch = MicroBatch.of([group_of([5, 9, 33], [[40, 41, 2], [43, 2]])], [(0, 0), (0, 1)], own.device)
+    inputs = {"input_ids": batch.tokens_N[None], "position_ids": batch.positions_N[None], "layout": batch.layout}
+    assert torch.equal(shared.decoder(**inputs).last_hidden_state, own.decoder(**inputs).last_hidden_state)
+    assert all(torch.equal(a, b) for a, b in zip(shared.lora().values(), own.lora().values(), strict=True))
+
+
+def test_a_layout_that_is_not_known_is_copied_and_said():
+    config = tiny_config(f"model.path={MODEL}")
+    engine = engine_of(tiny_policy(tiny_config()))
+    name = "model.layers.2.self_attn.qkv_proj.base_layer.weight"
+    for broken in (engine.tensors[name][:-1], torch.zeros(0)):
+        policy = Policy(config.model, config.lora, torch.device("cpu"), 0, engine._replace(
+            tensors={**engine.tensors, name: broken}))
+        assert not policy.shares_base
+        assert "a copy beside vLLM's: vLLM has no model.layers.2.self_attn." in policy.held
+    with pytest.raises(CannotShareError, match=r"in torch\.bfloat16"):
+        shared_base(MODEL, torch.bfloat16, engine)
+
+
+def test_rows_of_fused_weights_by_hand():
+    fused = torch.arange(12.0).view(6, 2)
+    rows = {"q": 3, "k": 1, "v": 2}
+    views = base_views({f"a.{name}.weight": torch.Size([count, 2]) for name, count in rows.items()},
+                       EngineWeights({"a.qkv.weight": fused}, {"qkv": ["q", "k", "v"]}))
+    assert {name: view[:, 0].tolist() for name, view in views.items()} == {
+        "a.q.weight": [0, 2, 4], "a.k.weight": [6], "a.v.weight": [8, 10]}
+
+
+def test_one_pair_of_products_is_the_loras_of_a_fused_layer():
+    """q, k and v, of different widths, one of them without a LoRA: written into vLLM's buffers, read by one product pair."""
+    torch.manual_seed(0)
+    rank, inputs, widths = 4, 10, (6, 2, 3)
+
+    def vllms(self, max_loras, lora_config, model_config=None):
+        self.lora_a_stacked = tuple(torch.zeros(1, 1, rank, inputs) for _ in widths)
+        self.lora_b_stacked = tuple(torch.zeros(1, 1, width, rank) for width in widths)
+
+    layer = SimpleNamespace()
+    _side_by_side(vllms)(layer, 1, SimpleNamespace(max_lora_rank=rank))
+    x, expected = torch.randn(7, inputs), []
+    for place, width in enumerate(widths):
+        a, b = torch.randn(rank, inputs), torch.randn(width, rank)
+        if place != 1:
+            layer.lora_a_stacked[place][0, 0].copy_(a)
+            layer.lora_b_stacked[place][0, 0].copy_(b)
+        expected.append(x @ a.T @ b.T * (place != 1))
+    torch.testing.assert_close(x @ layer.all_a.T @ layer.all_b.T, torch.cat(expected, 1))
+
+
+@pytest.mark.parametrize("asked", ["sliding_window", "softcap", "s_aux"])
+def test_attention_that_is_not_plain_is_refused(asked):
+    q = torch.zeros(1, 2, 3, 4)
+    layout = Layout.of([2], [1], [1], torch.device("cpu"))
+    with pytest.raises(UserError, match=f"its attention has {asked}"):
+        shared_prefix_attention(None, q, q, q, None, scaling=1.0, layout=layout, **{asked: 8})
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (5, [1, 2, 4, 5]), (64, [1, 2, 4, 8, 16, 24, 32, 48, 64]),
+                                             (200, [1, 2, 4, 8, 16, 24, 32, 48, 64, 128, 192, 200])])
+def test_graphs_are_captured_up_to_all_sequences(most, sizes):
+    chosen = engine_settings(tiny_config(f"rollout.max_sequences={most}"), on_gpu=True)
+    assert chosen["compilation_config"]["cudagraph_capture_sizes"] == sizes
