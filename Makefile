@@ -47,3 +47,6 @@ lock:
 		--no-annotate --no-header --quiet -o requirements/cuda.txt
 	uv pip compile requirements/vertex.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/vertex.txt
+	uv pip compile requirements/bench.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet -o requirements/bench.txt \
+		$$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/cuda.txt)
