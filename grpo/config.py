@@ -97,7 +97,7 @@ class Optim(Section):
 class Train(Section):
     """Memory against speed; none of it changes the result beyond rounding."""
 
-    micro_batch_tokens: int = Field(8192, ge=1, description="tokens in a forward pass, prompts included")
+    micro_batch_tokens: int = Field(4096, ge=1, description="tokens in a forward pass, prompts included")
     head_chunk_tokens: int = Field(2048, ge=1, description="tokens whose logits exist at once")
     recompute_layers: int = Field(
         -1, ge=-1, description="layers that keep no activations (gradient checkpointing); -1: as few as let it fit")
