@@ -44,7 +44,9 @@ def measure(part: str, model: str, folder: Path, timeout: float) -> bool:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             code = "time is up"
-    if code:
+    if not code:
+        out.write_text(json.dumps({"command": " ".join(["python", *command[1:]]), **json.loads(out.read_text())}) + "\n")
+    else:
         print(f"{part}: {code}; the end of {log.name}:\n" + Path(log.name).read_text()[-2000:], flush=True)
     return not code
 
@@ -72,7 +74,8 @@ def label(part: str, record: dict) -> str:
     if part == "ours":
         return "here"
     kept = "checkpointed" if record["checkpointing"] else "not checkpointed"
-    return f"{record['rival']}, {record['setting']}, {record['generate']}, micro-batch {record['micro_batch']}, {kept}"
+    engine = record["generate"].replace("vllm", "vLLM")
+    return f"{record['rival']}, {record['setting']}, {engine}, micro-batch {record['micro_batch']}, {kept}"
 
 
 def seconds(record: dict) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Attention over shared prompts against the plain masked one; the trainer's base as views of vLLM's weights."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
 from grpo.types import UserError
@@ -161,3 +163,18 @@ def test_attention_that_is_not_plain_is_refused(asked):
 def test_graphs_are_captured_up_to_all_sequences(most, sizes):
     chosen = engine_settings(tiny_config(f"rollout.max_sequences={most}"), on_gpu=True)
     assert chosen["compilation_config"]["cudagraph_capture_sizes"] == sizes
+
+
+@pytest.mark.parametrize("machine", ["h200", "cpu"])
+def test_the_tables_are_what_was_measured(machine):
+    root = TINY.parents[1]
+    found = json.loads((root / "benchmarks" / "results" / f"{machine}.json").read_text())
+    rows = table(found).splitlines()
+    written = (root / "benchmarks" / "speed.md").read_text().splitlines()
+    assert len(rows) >= 5
+    assert [row for row in rows[2:] if row not in written] == []
+    if machine == "h200":
+        readme = (root / "README.md").read_text()
+        for part in ("trl_default", "trl_best"):
+            step = seconds(found[part])["step_s"]
+            assert f"| {step:.1f} ({step / seconds(found['ours'])['step_s']:.1f} x) |" in readme
