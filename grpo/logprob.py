@@ -31,8 +31,11 @@ def score(decoder: nn.Module, head: nn.Linear, batch: MicroBatch, temperature: f
         embedded_1NH.requires_grad_()
     hidden_1NH = decoder(inputs_embeds=embedded_1NH, position_ids=batch.positions_N[None], layout=batch.layout,
                          use_cache=False).last_hidden_state
+    # A prompt's last state predicts G first tokens. The gradients of what is looked up in a table add up in one order,
+    # run for run; those of an index do not on a CPU, where threads add as they come.
+    hidden_MH = nn.functional.embedding(batch.predicts_M, hidden_1NH[0])
     logp_M, entropy_M = head_logp(
-        hidden_1NH[0, batch.predicts_M], head.weight, head.bias, batch.targets_BT[batch.mask_BT], temperature, chunk)
+        hidden_MH, head.weight, head.bias, batch.targets_BT[batch.mask_BT], temperature, chunk)
     zeros_BT = torch.zeros(batch.mask_BT.shape, device=hidden_1NH.device)
     return Scored(zeros_BT.masked_scatter(batch.mask_BT, logp_M), zeros_BT.masked_scatter(batch.mask_BT, entropy_M))
 
