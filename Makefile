@@ -32,7 +32,7 @@ train: setup
 test: setup
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt
 	.venv/bin/ruff check .
-	.venv/bin/python -m pytest
+	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 torture: setup
 	KILLS=20 KILLS_SEED=$$(date +%s) .venv/bin/python -m pytest tests/test_faults.py -rP -k stopped_anywhere

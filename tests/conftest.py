@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from adapter.claude import ClaudeUpstream
 from grpo.batch import pad
@@ -92,11 +93,17 @@ def lines(path: Path) -> list[dict]:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> tuple[Path, str]:
-    """A finished toy run and what it printed."""
-    folder = tmp_path_factory.mktemp("toy") / "run"
-    done = run_train(*TOY, f"run.dir={folder}", "run.steps=20", "eval.every=10", "checkpoint.every=8")
-    assert done.returncode == 0, done.stderr[-3000:]
-    return folder, done.stdout
+    """A finished toy run and what it printed: one for all of pytest's processes. Tests copy what they change."""
+    shared = tmp_path_factory.getbasetemp()
+    if os.environ.get("PYTEST_XDIST_WORKER"):
+        shared = shared.parent
+    folder, printed = shared / "toy" / "run", shared / "toy-printed"
+    with FileLock(shared / "toy.lock"):
+        if not printed.exists():
+            done = run_train(*TOY, f"run.dir={folder}", "run.steps=20", "eval.every=10", "checkpoint.every=8")
+            assert done.returncode == 0, done.stderr[-3000:]
+            printed.write_text(done.stdout)
+    return folder, printed.read_text()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from grpo import checkpoint, replay
 from tests.conftest import ROOT, TOY, lines, run_train
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20
-STEPS = 54
+STEPS = 36
 SMALL = (*TOY, f"run.steps={STEPS}", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
          "eval.every=9", "checkpoint.every=2")
 

@@ -5,16 +5,32 @@ import json
 import shutil
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from grpo import checkpoint
 from grpo.types import UserError
+from grpo.update import Updater
 from harness import rundir
-from tests.conftest import ROOT, TOY, run_train, tiny_config
+from tests.conftest import ROOT, TOY, group_of, run_train, tiny_config
 
 
-def test_resume_names_every_setting_that_is_another(toy):
-    done = run_train(*TOY, "run.steps=20", "optim.lr=1e-4", "rollout.temperature=0.9", "--resume", str(toy[0]))
+def test_the_same_batch_has_the_same_gradient_to_the_bit(fp32_policy):
+    """On a CPU threads share the work from some size on, and must not add in the order they arrive."""
+    rows = [[40 + row % 50, *range(100, 100 + 5 + row % 11), 2] for row in range(64)]
+    group, found = group_of(list(range(5, 60)), rows), set()
+    for _ in range(12):
+        Updater(fp32_policy, tiny_config()).accumulate([group], torch.arange(64.0)[None] % 3 - 1)
+        found.add(b"".join(bytes(p.grad.numpy()) for p in fp32_policy.parameters.values()))
+        for p in fp32_policy.parameters.values():
+            p.grad = None
+    assert len(found) == 1
+
+
+def test_resume_names_every_setting_that_is_another(toy, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(toy[0], run)
+    done = run_train(*TOY, "run.steps=20", "optim.lr=1e-4", "rollout.temperature=0.9", "--resume", str(run))
     assert done.returncode == 2
     assert "optim.lr is 0.0001 here and 0.003 in the checkpoint" in done.stderr
     assert "rollout.temperature is 0.9 here and 1.0 in the checkpoint" in done.stderr

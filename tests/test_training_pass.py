@@ -89,13 +89,6 @@ def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, 
     assert part_logs.keys() == logs.keys()
 
 
-def test_the_same_batch_has_the_same_gradient_to_the_bit(fp32_policy):
-    """What resuming bit for bit stands on. Threads share the work only from some size on."""
-    rows = [[40 + row % 50, *range(100, 100 + 5 + row % 11), 2] for row in range(64)]
-    groups, advantages = [group_of(list(range(5, 60)), rows)], grpo(torch.arange(64.0)[None] % 3)
-    assert len({bytes(shared_gradients(fp32_policy, groups, advantages)[0].numpy()) for _ in range(12)}) == 1
-
-
 def test_groups_without_a_signal_cost_no_forward(fp32_policy, monkeypatch):
     advantages = ADVANTAGES.clone()
     advantages[0] = 0
