@@ -19,7 +19,7 @@ from grpo import checkpoint, replay
 from tests.conftest import ROOT, TOY, lines, run_train
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20
-STEPS = 36
+STEPS = 36 if KILLS <= 3 else 54
 SMALL = (*TOY, f"run.steps={STEPS}", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
          "eval.every=9", "checkpoint.every=2")
 
@@ -87,7 +87,7 @@ def test_stopped_anywhere_it_ends_as_if_undisturbed(undisturbed, tmp_path):
         if kill % 3 == 2:
             time.sleep(rng.uniform(0, 12))  # while it starts
         else:
-            run_until(process, folder, rng.randint(1, max(1, min(8, (STEPS - 20) // KILLS * 2))))
+            run_until(process, folder, rng.randint(1, max(1, min(8, (STEPS - 28) // KILLS * 2))))
             time.sleep(rng.uniform(0, 0.6))
         process.kill()
         assert process.wait() == -signal.SIGKILL
