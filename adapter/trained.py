@@ -64,8 +64,7 @@ class TrainedAdapter(Chat):
         base = _base_config(self.path)
         self._lora = _read_lora(self.folder, self.config.lora, base, self.path)
         self.scale = self.config.lora.alpha / self.config.lora.rank
-        positions = base.get_text_config().max_position_embeddings
-        self._context = min(positions, LONGEST_CONTEXT)
+        self._context = min(self.max_tokens, LONGEST_CONTEXT)
 
     def lora(self) -> dict[str, torch.Tensor]:
         """See Served of grpo.sampler."""

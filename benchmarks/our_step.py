@@ -22,6 +22,7 @@ import torch
 from pydantic import BaseModel
 from transformers import AutoTokenizer
 
+from benchmarks.record import report
 from grpo.config import Config
 from grpo.policy import Chat
 from grpo.trainer import Trainer
@@ -141,10 +142,7 @@ def main(words: list[str]) -> None:
         read = args.prompts * record["prompt_tokens"] + rows * (args.new_tokens - 1)
         flops = training_flops(trainer.policy, read, rows * args.new_tokens)
         record["train_mfu"] = [flops / line["time/train_s"] / 1e12 / most for line in lines]
-    line = json.dumps(record)
-    if args.out:
-        args.out.write_text(line + "\n")
-    print(line, flush=True)
+    report(record, args.out)
 
 
 def described(args: argparse.Namespace, config: Config, trainer: Trainer, lines: list[dict], lengths: list[int]) -> dict:

@@ -19,13 +19,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.our_step import CUDA, configured
+from benchmarks.record import report
 from grpo.batch import pad
 from grpo.config import Config
-from grpo.logprob import head_logp
 from grpo.policy import Policy, pick_device
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
 from grpo.update import Updater
 from speed.attention import NAME
+from speed.head import head_logp
 
 GROUPS = (8, 16, 32, 64, 128, 256)
 AT, AXES = (  # the middle of every axis, the vague prompt of either model; and the axes
@@ -164,10 +165,7 @@ def main(words: list[str]) -> None:
               "micro_batch_tokens": config.train.micro_batch_tokens,
               "gradient_distance": fidelity(config.model_copy(update={"model": small})),
               "curves": curves(config, args.most_tokens)}
-    line = json.dumps(record)
-    if args.out:
-        args.out.write_text(line + "\n")
-    print(line, flush=True)
+    report(record, args.out)
 
 
 if __name__ == "__main__":

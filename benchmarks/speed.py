@@ -38,14 +38,15 @@ def measure(part: str, model: str, folder: Path, timeout: float) -> bool:
     out = folder / f"{part}.json"
     out.unlink(missing_ok=True)
     command = [sys.executable, "-m", module, "--model", model, "--out", str(out), *arguments]
-    print(" ".join(command[1:]), flush=True)
+    said = " ".join(["python", *command[1:]]).replace(str(out), "FILE")
+    print(said, flush=True)
     with (folder / f"{part}.log").open("w") as log:
         try:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             code = "time is up"
     if not code:
-        out.write_text(json.dumps({"command": " ".join(["python", *command[1:]]), **json.loads(out.read_text())}) + "\n")
+        out.write_text(json.dumps({"command": said, **json.loads(out.read_text())}) + "\n")
     else:
         print(f"{part}: {code}; the end of {log.name}:\n" + Path(log.name).read_text()[-2000:], flush=True)
     return not code

@@ -41,6 +41,7 @@ from peft import LoraConfig
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
+from benchmarks.record import report
 from harness.memory import GIB, memory_metrics
 
 MICRO_BATCH = 16  # of the default setting; GRPOConfig's own is 8
@@ -227,10 +228,7 @@ def main(words: list[str]) -> None:
         "start_s": round(ready, 1), "steps": clock.steps, **peaks(), "vllm_gib": round(vllm, 2),
         "device": torch.cuda.get_device_name() if CUDA else "cpu",
         "versions": {name: installed[name] for name in PACKAGES if name in installed}}
-    line = json.dumps(record)
-    if args.out:
-        args.out.write_text(line + "\n")
-    print(line, flush=True)
+    report(record, args.out)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ The prompt's last hidden state, at r, predicts the first token of both. speed/at
 and itself, so that the prompt is computed once, and nothing that is padded is computed at all.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -22,7 +21,7 @@ from typing import Literal
 
 import torch
 
-from grpo.types import Group
+from grpo.types import Group, Row
 from speed.attention import Layout
 
 
@@ -38,9 +37,6 @@ class Denominators:
     tokens: int
     completions: int
     max_tokens: int
-
-
-Row = tuple[int, int]  # a completion: its group's place in the step, and its own in the group
 
 
 @dataclass(frozen=True)
@@ -84,42 +80,6 @@ def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:
     for b, row in enumerate(rows):
         padded_BT[b, : len(row)] = torch.tensor(row, dtype=dtype)
     return padded_BT
-
-
-def split(groups: Sequence[Group], places: Sequence[int], budget: int) -> list[list[Row]]:
-    """The completions of the groups at `places`, in micro-batches that read at most `budget` tokens, prompts included.
-
-    A group stays whole where it fits; a larger one is cut into parts, each of which reads the prompt again. A completion
-    that does not fit has a micro-batch of its own. The split decides memory and speed only: the loss is divided by
-    `Denominators`, which it does not enter.
-    """
-    batches: list[list[Row]] = []
-    room = 0
-    for p in places:
-        prompt = len(groups[p].prompt.token_ids)
-        lengths = [len(c.sample.token_ids) for c in groups[p].completions]
-        for part in _parts(lengths, budget - prompt):
-            tokens = prompt + sum(lengths[row] for row in part)
-            if tokens > room:
-                batches.append([])
-                room = budget
-            batches[-1] += [(p, row) for row in part]
-            room -= tokens
-    return batches
-
-
-def _parts(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """The fewest parts of about equal sums, none above `room` but single rows: longest first, each to the emptiest part."""
-    rows = range(len(lengths))
-    for count in range(max(1, math.ceil(sum(lengths) / max(1, room))), len(lengths)):
-        parts, sums = [[] for _ in range(count)], [0] * count
-        for row in sorted(rows, key=lambda row: -lengths[row]):
-            emptiest = sums.index(min(sums))
-            parts[emptiest].append(row)
-            sums[emptiest] += lengths[row]
-        if max(sums) <= room:
-            return parts
-    return [[row] for row in rows]
 
 
 def token_weights(

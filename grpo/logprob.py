@@ -4,7 +4,6 @@ A padded batch runs the prompt G times: G (L + C) tokens for a prompt of L and c
 prompt they are L + G C (grpo/batch.py, speed/attention.py), and everything but attention is a function of single tokens:
 autograd needs no help.
 
-The logits of a step would be its largest tensor (M x V). `head_logp` makes them a chunk at a time and keeps none.
 What is left out: models that change the logits after lm_head (soft caps, scales); grpo/parity.py stops them.
 """
 
@@ -14,6 +13,7 @@ import torch
 from torch import nn
 
 from grpo.batch import MicroBatch
+from speed.head import head_logp
 
 
 @dataclass(frozen=True)
@@ -38,48 +38,3 @@ def score(decoder: nn.Module, head: nn.Linear, batch: MicroBatch, temperature: f
         hidden_MH, head.weight, head.bias, batch.targets_BT[batch.mask_BT], temperature, chunk)
     zeros_BT = torch.zeros(batch.mask_BT.shape, device=hidden_1NH.device)
     return Scored(zeros_BT.masked_scatter(batch.mask_BT, logp_M), zeros_BT.masked_scatter(batch.mask_BT, entropy_M))
-
-
-def head_logp(
-    hidden_MH: torch.Tensor, weight_VH: torch.Tensor, bias_V: torch.Tensor | None, targets_M: torch.Tensor,
-    temperature: float, chunk: int,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """(log p(target), entropy of p) for p = softmax((hidden W^T + b) / temperature), `chunk` tokens at a time."""
-    return _HeadLogp.apply(hidden_MH, weight_VH, bias_V, targets_M, temperature, chunk)
-
-
-class _HeadLogp(torch.autograd.Function):
-    """The frozen LM head, its softmax, and the pick of one log-probability a token.
-
-    One number comes out per token, so its derivative with respect to the hidden state is one vector:
-
-        d log p_y / d h = (W_y - sum_v p_v W_v) / temperature
-
-    The forward pass computes that vector while the chunk's logits are there, and keeps it (M x H) instead of them
-    (M x V); the backward pass only multiplies. The head is run once, where recomputing it would run it twice.
-    """
-
-    @staticmethod
-    def forward(ctx, hidden_MH, weight_VH, bias_V, targets_M, temperature, chunk):
-        """Per chunk of C tokens: logits_CV, their softmax, and what is kept of it."""
-        logp_M = torch.empty(len(targets_M), device=hidden_MH.device)
-        entropy_M, slope_MH = torch.empty_like(logp_M), torch.empty_like(hidden_MH)
-        for at in range(0, len(targets_M), chunk):
-            part, target_C1 = slice(at, at + chunk), targets_M[at : at + chunk, None]
-            logits_CV = nn.functional.linear(hidden_MH[part], weight_VH, bias_V).float() / temperature
-            logp_CV = logits_CV.log_softmax(-1)
-            p_CV = logp_CV.exp()
-            logp_M[part] = logp_CV.gather(1, target_C1).squeeze(1)
-            entropy_M[part] = -(p_CV * logp_CV).sum(-1)
-            if ctx.needs_input_grad[0]:
-                direction_CV = (-p_CV).scatter_add_(1, target_C1, torch.ones_like(logp_CV[:, :1]))
-                slope_MH[part] = direction_CV.to(weight_VH.dtype) @ weight_VH / temperature
-        ctx.save_for_backward(slope_MH)
-        ctx.mark_non_differentiable(entropy_M)
-        return logp_M, entropy_M
-
-    @staticmethod
-    def backward(ctx, grad_logp_M, _grad_entropy_M):
-        """Each token's slope, scaled by its gradient."""
-        (slope_MH,) = ctx.saved_tensors
-        return (grad_logp_M[:, None] * slope_MH.float()).to(slope_MH.dtype), None, None, None, None, None

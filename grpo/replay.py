@@ -31,7 +31,9 @@ KEY = "step"  # of the file's metadata: everything but the LoRA, as JSON
 
 def keep(folder: Path, step: int, updater: Updater, groups: list[Group], reason: str) -> Path:
     """Write the step's batch and the LoRA it met to folder/step-NNNNN.safetensors. Returns its path."""
-    about = {"step": step, "reason": reason, "config": updater.config.model_dump(mode="json"),
+    config = updater.config.model_dump(mode="json")
+    config["train"]["recompute_layers"] = updater.recomputed  # what the run found that fits
+    about = {"step": step, "reason": reason, "config": config,
              "logp_old": [[*key, logp] for key, logp in updater.logp_old.items()],
              "groups": [{"problem": g.prompt.problem.name, "kind": g.prompt.problem.kind, "prompt": g.prompt.text,
                          "prompt_ids": g.prompt.token_ids,

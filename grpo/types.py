@@ -112,7 +112,8 @@ class TokenLog:
     entropy: list[float]
 
 
-TokenLogs = dict[tuple[int, int], TokenLog]  # (group, row) -> its log; groups without a signal have none
+Row = tuple[int, int]  # a completion: its group's place in the step, and its own in the group
+TokenLogs = dict[Row, TokenLog]  # groups without a signal have none
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,16 @@ import math
 import bitsandbytes
 import torch
 
-from grpo.batch import Denominators, MicroBatch, pad, split, token_weights
+from grpo.batch import Denominators, MicroBatch, pad, token_weights
 from grpo.config import Config, Optim
 from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
 from grpo.parity import check_parity
 from grpo.policy import Policy
-from grpo.types import Group, Metrics, NonFiniteError, TokenLog, TokenLogs
+from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
+from speed.micro_batches import split
 
-LogpOld = dict[tuple[int, int], list[float]]  # (group, row) -> log pi_old of its tokens
+LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
 
 
 def learning_rate(step: int, steps: int, optim: Optim) -> float:
@@ -44,6 +45,7 @@ class Updater:
         """Let so many layers keep no activations (gradient checkpointing, arXiv 1604.06174), from now on."""
         compiled = {"auto": self.policy.device.type == "cuda", "always": True, "never": False}
         self.policy.prepare_layers(compiled[self.config.train.compile], layers)
+        self.recomputed = layers
 
     def step(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
         """Train on a batch of groups, `algorithm.epochs` times.

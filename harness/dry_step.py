@@ -99,7 +99,7 @@ def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[fl
     few, more = (_read(probe, prompt) for probe in PROBES)
     per_token = (probed[1] - probed[0]) / (more - few)
     activations = max(probed[0], probed[0] + per_token * (_read(shape, prompt) - few))
-    # grpo.logprob's head has four float32 tensors of a chunk's logits at once
+    # speed/head.py has four float32 tensors of a chunk's logits at once
     chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,
             "logits": 16.0 * policy.head.out_features * chunk,

@@ -9,13 +9,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grpo.batch import split
 from grpo.types import Problem, Prompt, UserError
 from grpo.update import Updater
 from harness import dry_step as module
 from harness import memory
 from harness.dry_step import PROBES, dry_step, largest_shape
 from harness.memory import GIB, available, counting_saved, memory_metrics, ran_out
+from speed.micro_batches import split
 from tests.conftest import group_of, tiny_config, tiny_policy
 
 CPU = torch.device("cpu")

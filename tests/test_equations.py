@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from grpo.advantage import ADVANTAGES, centred, grpo
-from grpo.batch import Denominators, MicroBatch, split, token_weights
+from grpo.batch import Denominators, MicroBatch, token_weights
 from grpo.config import Algorithm
 from grpo.loss import KLS, LOSSES, TokenData, clip, k1, k2, k3, policy_loss, ratio, reinforce
+from speed.micro_batches import split
 from tests.conftest import group_of
 
 

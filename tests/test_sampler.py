@@ -175,11 +175,16 @@ def test_a_stale_rollout_is_not_trained_on(loop, tmp_path, capsys):
     assert same < of == 128
 
 
-def test_a_batch_that_is_the_policys_replays_to_its_end(loop, tmp_path, capsys):
+def test_a_batch_that_is_the_policys_replays_to_its_end(loop, tmp_path, monkeypatch, capsys):
     loop.sampler.swap_lora(loop.policy.lora())
     groups = loop.groups(step=2)
+    loop.updater.recompute(3)  # as the dry step may have found to fit
     path = replay.keep(tmp_path / "repro", 2, loop.updater, groups, "a trial")
+    loop.updater.recompute(0)
+    asked = []
+    monkeypatch.setattr("grpo.policy.Policy.prepare_layers", lambda self, compiled, recomputed: asked.append(recomputed))
     assert replay.main([str(path)]) == 0
+    assert asked == [3]
     printed = capsys.readouterr().out
     metrics, _ = loop.updater.accumulate(groups, ADVANTAGES["grpo"](rewards(groups)))
     loop.updater.optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""Attention over shared prompts against the plain masked one; the trainer's base as views of vLLM's weights."""
+"""What speed/ does is what plainer code does: attention over shared prompts, the LM head in chunks, views of weights."""
 
 import json
 from types import SimpleNamespace
@@ -16,6 +16,7 @@ from grpo.types import UserError
 from speed.attention import Layout, _attend, shared_prefix_attention
 from speed.engine import _side_by_side
 from speed.engine import settings as engine_settings
+from speed.head import head_logp
 from speed.shared_base import CannotShareError, EngineWeights, base_views, shared_base
 from tests.conftest import TINY, group_of, tiny_config, tiny_policy
 
@@ -69,6 +70,22 @@ def test_flash_attention_equals_the_formulas():
         found[dtype] = [out, lse, *torch.autograd.grad(out, inputs, upstream.to(dtype))]
     for flash, plain in zip(*found.values(), strict=True):
         assert (flash.float() - plain).norm() < 0.005 * plain.norm()
+
+
+def test_head_logp_is_exact_and_keeps_no_logits():
+    torch.manual_seed(0)
+    hidden, weight, bias = torch.randn(10, 6, dtype=torch.float64), torch.randn(30, 6).double(), torch.randn(30).double()
+    targets = torch.randint(30, (10,))
+    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    logp, entropy = head_logp(ours, weight, bias, targets, 0.7, 4)
+    logits = F.linear(theirs, weight, bias) / 0.7
+    expected = logits.log_softmax(-1)
+    torch.testing.assert_close(logp.double(), expected.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0)
+    torch.testing.assert_close(entropy.double(), torch.distributions.Categorical(logits=logits).entropy(), atol=1e-5, rtol=0)
+    grad = torch.randn(10)
+    (logp * grad).sum().backward()
+    (expected.gather(1, targets[:, None])[:, 0] * grad).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=0)
 
 
 def engine_of(policy: Policy) -> EngineWeights:

@@ -7,13 +7,14 @@ import torch
 from torch.nn import functional as F
 
 from grpo.advantage import grpo
-from grpo.batch import MicroBatch, split
-from grpo.logprob import head_logp, score
+from grpo.batch import MicroBatch
+from grpo.logprob import score
 from grpo.loss import k3
 from grpo.rollout import rewards
 from grpo.types import NonFiniteError, Score
 from grpo.update import Updater, learning_rate
 from harness.memory import counting_saved
+from speed.micro_batches import split
 from tests.conftest import group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
 
 GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
@@ -148,22 +149,6 @@ def test_gradients_of_a_bfloat16_policy_add_up_in_float32():
     assert relative(once, shared_gradients(exact)[0]) < 0.05
 
 
-def test_head_logp_is_exact_and_keeps_no_logits():
-    torch.manual_seed(0)
-    hidden, weight, bias = torch.randn(10, 6, dtype=torch.float64), torch.randn(30, 6).double(), torch.randn(30).double()
-    targets = torch.randint(30, (10,))
-    ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    logp, entropy = head_logp(ours, weight, bias, targets, 0.7, 4)
-    logits = F.linear(theirs, weight, bias) / 0.7
-    expected = logits.log_softmax(-1)
-    torch.testing.assert_close(logp.double(), expected.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0)
-    torch.testing.assert_close(entropy.double(), torch.distributions.Categorical(logits=logits).entropy(), atol=1e-5, rtol=0)
-    grad = torch.randn(10)
-    (logp * grad).sum().backward()
-    (expected.gather(1, targets[:, None])[:, 0] * grad).sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 def test_logits_never_exist_for_more_than_a_chunk(fp32_policy, monkeypatch, chunk):
     sizes = []
@@ -174,7 +159,7 @@ def test_logits_never_exist_for_more_than_a_chunk(fp32_policy, monkeypatch, chun
             sizes.append(x.shape[0])
         return linear(x, weight, bias)
 
-    monkeypatch.setattr("grpo.logprob.nn.functional.linear", spy)
+    monkeypatch.setattr("speed.head.nn.functional.linear", spy)
     shared_gradients(fp32_policy, GROUPS, ADVANTAGES, f"train.head_chunk_tokens={chunk}")
     tokens = sum(len(c.sample.token_ids) for g in GROUPS for c in g.completions)
     assert sum(sizes) == tokens  # every token once: no second forward for old log-probs either
