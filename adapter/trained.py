@@ -19,10 +19,10 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from adapter.settings import Settings
-from grpo import checkpoint
 from grpo.config import Config, Lora, load
 from grpo.policy import SETTINGS, WEIGHTS, Chat, pick_device
 from grpo.types import Problem, Prompt, UserError
+from harness import checkpoint
 from harness.files import read_object
 from harness.preflight import missing
 from harness.schema import validated

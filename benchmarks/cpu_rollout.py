@@ -16,7 +16,7 @@ from grpo.config import load
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
-from grpo.selftest import loud_lora
+from harness.selftest import loud_lora
 from speed.engine import two_products_a_layer_cpu
 
 REPEATS = 3

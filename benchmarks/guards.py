@@ -21,13 +21,13 @@ from torch import nn
 import grpo.trainer
 import grpo.update
 from adapter.task import Settings, SymbolTask
-from grpo import checkpoint
 from grpo.config import load
 from grpo.parity import check_parity
 from grpo.policy import Policy
 from grpo.rollout import rewards
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
 from grpo.update import Updater
+from harness import checkpoint
 from harness.alarms import Alarms
 from harness.identity import Identity
 from harness.memory import memory_metrics
@@ -73,7 +73,7 @@ class LoraOfShape:
 
 
 def checkpoint_seconds(policy, config, folder: Path, times: int = 3) -> dict[str, float]:
-    """Of `grpo.checkpoint.save`, after one real AdamW8bit step."""
+    """Of `harness.checkpoint.save`, after one real AdamW8bit step."""
     updater = Updater(policy, config)
     for p in policy.parameters.values():
         p.grad = torch.ones_like(p)

@@ -21,7 +21,8 @@ from typing import Literal
 
 import torch
 
-from grpo.types import Group, Row
+from grpo.config import Algorithm
+from grpo.types import Completion, Group, Row
 from speed.attention import Layout
 
 
@@ -29,7 +30,8 @@ from speed.attention import Layout
 class Denominators:
     """What the step's loss is divided by, counted over the whole step before it is cut into micro-batches.
 
-    tokens: T, all completion tokens of the step, those of groups without a signal included.
+    tokens: T, all completion tokens of the step, those of groups without a signal included; not those of completions that
+        `overlong: masked` leaves out.
     completions: B = P G.
     max_tokens: L_max, the constant of Dr. GRPO.
     """
@@ -37,6 +39,24 @@ class Denominators:
     tokens: int
     completions: int
     max_tokens: int
+
+    @staticmethod
+    def of(groups: Sequence[Group], algorithm: Algorithm, max_tokens: int) -> "Denominators":
+        """Of a step's groups, whose completions have at most max_tokens tokens."""
+        completions = [c for g in groups for c in g.completions]
+        return Denominators(sum(len(c.sample.token_ids) for c in completions if in_loss(c, algorithm)), len(completions),
+                            max_tokens)
+
+
+def in_loss(completion: Completion, algorithm: Algorithm) -> bool:
+    """False for a truncated completion under `overlong: masked` (DAPO, arXiv 2503.14476, section 3.4)."""
+    return algorithm.overlong != "masked" or completion.sample.finish_reason != "length"
+
+
+def trained_rows(groups: Sequence[Group], advantages_PG: torch.Tensor, algorithm: Algorithm) -> list[Row]:
+    """The completions whose gradient is not exactly 0: those of groups with a signal, or of all where there is a KL."""
+    return [(p, row) for p, group in enumerate(groups) if algorithm.beta > 0 or advantages_PG[p].any()
+            for row, completion in enumerate(group.completions) if in_loss(completion, algorithm)]
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from grpo.presets import PRESETS
 from harness.schema import Section, read_config, to_yaml, validated
 
 
@@ -62,17 +63,48 @@ class Rollout(Section):
 
 
 class Algorithm(Section):
-    """Which equations: each name is a function in the file of its equation."""
+    """Which equations: each name is a function in the file of its equation.
 
-    advantage: Literal["grpo", "centred"] = Field("grpo", description="a function of grpo/advantage.py")
-    loss: Literal["clip", "reinforce"] = Field("clip", description="a function of grpo/loss.py")
+    `algorithm: NAME` takes a preset of grpo/presets.py; keys beside `preset: NAME` go on top of it.
+    """
+
+    preset: Literal["grpo", "dr_grpo", "dapo", "gspo", "cispo", "rloo", "maxrl"] | None = Field(
+        None, description="a published algorithm, grpo/presets.py, for the keys that are not given", examples=["dapo"])
+    advantage: Literal["grpo", "centred", "batch_std", "rloo", "maxrl"] = Field(
+        "grpo", description="a function of grpo/advantage.py")
+    ratio: Literal["token", "sequence"] = Field("token", description="of what pi / pi_old is, grpo/loss.py")
+    loss: Literal["clip", "dual_clip", "cispo", "reinforce"] = Field("clip", description="a function of grpo/loss.py")
     aggregation: Literal["token_mean", "sequence_mean", "constant"] = Field(
         "token_mean", description="how token losses become one number, grpo/batch.py")
     eps_low: float = Field(0.2, gt=0, lt=1, description="the ratio is clipped below at 1 - eps_low")
     eps_high: float = Field(0.2, gt=0, description="and above at 1 + eps_high")
+    dual_clip_at: float = Field(3.0, gt=1, description="c of dual_clip: with A < 0 a token's surrogate is at least c A")
     beta: float = Field(0.0, ge=0, description="weight of the KL to the base model")
-    kl: Literal["k1", "k2", "k3"] = Field("k3", description="the KL's estimator, grpo/loss.py")
+    kl: Literal["k1", "k2", "k3", "unbiased"] = Field("k3", description="the KL's estimator, grpo/loss.py")
+    correction: Literal["none", "truncated", "masked"] = Field(
+        "none", description="weight for the mismatch of sampler and trainer, grpo/loss.py")
+    correction_low: float = Field(0.5, ge=0, lt=1, description="below it a token is masked")
+    correction_high: float = Field(2.0, gt=1, description="above it a token is masked, or its weight truncated")
+    overlong: Literal["kept", "masked", "penalised"] = Field(
+        "kept", description="truncated completions: trained on, left out, or penalised as a completion nears the limit")
+    overlong_buffer: float = Field(0.2, gt=0, le=1, description="share of rollout.max_new_tokens over which it is lowered")
+    refills: int = Field(0, ge=0, description="rounds of fresh prompts for groups without a signal (dynamic sampling)")
     epochs: int = Field(1, ge=1, description="optimizer steps on each batch of rollouts")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _on_top_of_a_preset(cls, value: Any) -> Any:
+        value = {"preset": value} if isinstance(value, str) else value
+        return {**PRESETS.get(str(value.get("preset")), {}), **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Algorithm":
+        if self.ratio == "sequence" and self.loss == "reinforce":
+            raise ValueError("loss reinforce has no ratio; with ratio sequence choose clip, dual_clip or cispo")
+        if self.advantage == "maxrl" and self.overlong == "penalised":
+            raise ValueError("advantage maxrl needs rewards of 0 or more, and overlong penalised takes some below; "
+                             "choose overlong masked")
+        return self
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -152,4 +184,4 @@ class Config(Section):
 
 def load(path: str | Path, overrides: list[str] = ()) -> Config:
     """Read a YAML file and apply `key.path=value` overrides. Raises UserError."""
-    return validated(Config, read_config(path, overrides))
+    return validated(Config, read_config(path, overrides, {"algorithm": "preset", "task": "target"}))

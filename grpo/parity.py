@@ -1,7 +1,7 @@
 """Does vLLM sample from the policy that is trained? Two engines, one distribution: their log-probs must agree.
 
 Every step compares them on each trained token, before the optimizer moves, and stops the run beyond a bound. At the
-start, grpo/selftest.py makes the comparison hard to pass by luck.
+start, harness/selftest.py makes the comparison hard to pass by luck.
 """
 
 import math

@@ -8,7 +8,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels unused here
@@ -19,7 +19,6 @@ from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
 
 from grpo.config import Lora, Model
@@ -136,17 +135,6 @@ class Policy(Chat):
         module, _, own = name.rpartition(".")
         setattr(self.model.get_submodule(f"{module}.default"), own, rounded)
         return rounded
-
-    def prepare_layers(self, compiled: bool, recomputed: int) -> None:
-        """Compile each decoder layer, or not; let the first `recomputed` keep no activations, but run twice.
-
-        The layers are alike, so that one is compiled for all, for any number of tokens.
-        """
-        for place, layer in enumerate(self.decoder.layers):
-            run = type(layer).forward.__get__(layer)
-            run = torch.compile(run, dynamic=True) if compiled else run
-            layer.forward = partial(
-                checkpoint, run, use_reentrant=False, preserve_rng_state=False) if place < recomputed else run
 
     @torch.no_grad()
     def round_lora(self) -> None:

@@ -17,11 +17,10 @@ from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from grpo.advantage import ADVANTAGES
 from grpo.config import Config
 from grpo.parity import parity_metrics
 from grpo.policy import Policy, pick_device
-from grpo.rollout import rewards, sampling_seed
+from grpo.rollout import advantages, sampling_seed
 from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score, UserError
 from grpo.update import Updater
 from harness.schema import validated
@@ -81,7 +80,7 @@ def replay(path: Path, overrides: list[str], sample: bool) -> int:
     if sample:
         print(_sampled_anew(policy, config, step, groups))
     try:
-        metrics, _ = updater.epoch(step, groups, ADVANTAGES[config.algorithm.advantage](rewards(groups)))
+        metrics, _ = updater.epoch(step, groups, advantages(groups, config))
     except Aborted as error:
         print(f"it stops here too: {error}")
         return 1

@@ -1,12 +1,15 @@
-"""A step's rollouts: P problems to P groups of G scored completions."""
+"""A step's rollouts: P problems to P groups of G scored completions, and their advantages."""
 
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import torch
 
+from grpo.advantage import ADVANTAGES, overlong_penalty
+from grpo.config import Config
 from grpo.policy import Policy
 from grpo.types import Completion, Group, NonFiniteError, Prompt, Sample, Task
 
@@ -38,14 +41,46 @@ def sampling_seed(seed: int, step: int, place: int, prompt: Prompt) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "big") >> 2
 
 
+def fresh_prompts(prompts: Sequence[Prompt], used: Sequence[Prompt], step: int, seed: int) -> Iterator[Prompt]:
+    """The prompts that a step does not use yet, in an order of its own."""
+    order = random.Random(f"refill/{seed}/{step}").sample(range(len(prompts)), len(prompts))
+    names = {prompt.problem.name for prompt in used}
+    return (prompts[at] for at in order if prompts[at].problem.name not in names)
+
+
 def rollout(
-    sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, seed: int, group_size: int
+    sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, seed: int, group_size: int,
+    first: int = 0
 ) -> list[Group]:
-    """Sample G completions a prompt and score their text."""
-    seeds = [sampling_seed(seed, step, place, prompt) for place, prompt in enumerate(prompts)]
+    """Sample G completions a prompt and score their text. The prompts have places `first`, `first` + 1, ... in the step."""
+    seeds = [sampling_seed(seed, step, first + place, prompt) for place, prompt in enumerate(prompts)]
     sampled = sampler.sample(prompts, seeds, group_size)
     return [Group(prompt, tuple(scored(task, policy, prompt, sample) for sample in samples))
             for prompt, samples in zip(prompts, sampled, strict=True)]
+
+
+def step_groups(
+    sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, config: Config
+) -> tuple[list[Group], list[Group]]:
+    """A step's P groups, and those that were sampled and replaced; prompts are all that there are to train on.
+
+    Groups without a signal make room for fresh prompts' in at most `algorithm.refills` rounds (dynamic sampling, DAPO, arXiv
+    2503.14476, section 3.2); what is still without one after the last round stays.
+    """
+    seed, size = config.run.seed, config.rollout.group_size
+    chosen = step_prompts(prompts, step, config.rollout.prompts_per_step, seed)
+    groups, replaced = rollout(sampler, policy, task, chosen, step, seed, size), []
+    fresh = fresh_prompts(prompts, chosen, step, seed)
+    for _ in range(config.algorithm.refills):
+        empty = [p for p, advantages_G in enumerate(advantages(groups, config)) if not advantages_G.any()]
+        drawn = list(islice(fresh, len(empty)))
+        if not drawn:
+            break
+        first = len(groups) + len(replaced)
+        for p, group in zip(empty, rollout(sampler, policy, task, drawn, step, seed, size, first), strict=False):
+            replaced.append(groups[p])
+            groups[p] = group
+    return groups, replaced
 
 
 def scored(task: Task, policy: Policy, prompt: Prompt, sample: Sample) -> Completion:
@@ -60,6 +95,16 @@ def rewards(groups: Sequence[Group]) -> torch.Tensor:
         for completion in group.completions:
             check_reward(completion)
     return torch.tensor([[c.score.reward for c in g.completions] for g in groups])
+
+
+def advantages(groups: Sequence[Group], config: Config) -> torch.Tensor:
+    """advantages_PG by the chosen equation, after what `overlong: penalised` takes off."""
+    rewards_PG = rewards(groups)
+    if config.algorithm.overlong == "penalised":
+        tokens_PG = torch.tensor([[float(len(c.sample.token_ids)) for c in g.completions] for g in groups])
+        rewards_PG = rewards_PG - overlong_penalty(
+            tokens_PG, config.rollout.max_new_tokens, config.algorithm.overlong_buffer)
+    return ADVANTAGES[config.algorithm.advantage](rewards_PG)
 
 
 def check_reward(completion: Completion) -> None:

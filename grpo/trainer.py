@@ -11,26 +11,26 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from grpo import checkpoint, replay
-from grpo.advantage import ADVANTAGES
+from grpo import replay
 from grpo.config import Config
 from grpo.evaluate import evaluate
 from grpo.parity import SyncError
 from grpo.policy import Chat, Policy, check_base, pick_device
-from grpo.rollout import rewards, rollout, step_prompts
+from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
-from grpo.selftest import check_served, self_test
 from grpo.types import Aborted, Group, Prompt, Task, UserError
 from grpo.update import Updater
-from harness import rundir
+from harness import checkpoint, rundir
 from harness.alarms import Alarms
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
 from harness.files import new_directory, writable
 from harness.identity import Identity
+from harness.lora_health import LoraHealth
 from harness.memory import memory_metrics
 from harness.metrics import completion_lines, rollout_metrics
 from harness.records import Clock, RunLog, shown
+from harness.selftest import check_served, self_test
 from harness.signals import Interrupted, deferred, ignore
 
 
@@ -64,6 +64,7 @@ class Trainer:
         check = self_test(self.sampler, self.updater, self.train_prompts[:2])
         said += rundir.begin(self.folder, config.dump(), resume)
         self.log, self.alarms = RunLog(self.folder, self.done, config.run.steps), Alarms()
+        self.health = LoraHealth(self.policy)
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, before=self.done + 1)
         said += [self.policy.held, needs, "self-test: vLLM serves the LoRA it is given (log-probs within "
                  f"{check['gap']:.2g} of the trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
@@ -74,21 +75,23 @@ class Trainer:
     def step(self, step: int) -> None:
         """One GRPO step. A signal abandons it while it samples; later it waits until the step is trained and recorded."""
         config, clock = self.config, Clock()
-        prompts = step_prompts(self.train_prompts, step, config.rollout.prompts_per_step, config.run.seed)
         with clock("rollout"):
-            groups = rollout(self.sampler, self.policy, self.task, prompts, step, config.run.seed, config.rollout.group_size)
+            groups, replaced = step_groups(self.sampler, self.policy, self.task, self.train_prompts, step, config)
         with deferred():
             try:
                 with clock("train"):
-                    advantages_PG = ADVANTAGES[config.algorithm.advantage](rewards(groups))
+                    advantages_PG = advantages(groups, config)
                     learned, token_logs = self.updater.step(step, groups, advantages_PG)
             except Aborted as error:
                 raise type(error)(f"step {step}: {error}; {self.keep(step, groups, error)}") from None
             with clock("sync"):
                 self.sampler.swap_lora(self.policy.lora())
-            alarms, lines = self.alarms.check(groups)
-            self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
-            self.log.step(step, {**rollout_metrics(groups), **learned, **alarms, **clock.metrics(),
+            with clock("record"):
+                alarms, lines = self.alarms.check(groups + replaced)
+                health, norm = self.health.measure(self.updater.gradient_norms)
+                self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
+                self.log.modules(step, health)
+            self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),
                                  **memory_metrics(self.policy.device)})
             for line in lines:
                 self.log.say(f"step {step}: {line}")

@@ -108,8 +108,10 @@ class Completion:
 class TokenLog:
     """What the trainer found for one completion: one Python float per sampled token."""
 
-    logp: list[float]
+    logp: list[float]  # before the first update on the batch
     entropy: list[float]
+    ref: list[float] | None = None  # log-probs under the base, where there is a KL
+    last: list[float] | None = None  # log-probs at the last epoch, where there are several
 
 
 Row = tuple[int, int]  # a completion: its group's place in the step, and its own in the group

@@ -6,17 +6,19 @@
 """
 
 import math
+from dataclasses import replace
 
 import bitsandbytes
 import torch
 
-from grpo.batch import Denominators, MicroBatch, pad, token_weights
+from grpo.batch import Denominators, MicroBatch, pad, token_weights, trained_rows
 from grpo.config import Config, Optim
 from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
 from grpo.parity import check_parity
 from grpo.policy import Policy
 from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
+from speed.layers import prepare_layers
 from speed.micro_batches import split
 
 LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
@@ -35,6 +37,7 @@ class Updater:
 
     def __init__(self, policy: Policy, config: Config):
         self.policy, self.config = policy, config
+        self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
         self.logp_old: LogpOld = {}  # empty on a batch's first epoch: the policy is then its own old
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
@@ -44,7 +47,7 @@ class Updater:
     def recompute(self, layers: int) -> None:
         """Let so many layers keep no activations (gradient checkpointing, arXiv 1604.06174), from now on."""
         compiled = {"auto": self.policy.device.type == "cuda", "always": True, "never": False}
-        self.policy.prepare_layers(compiled[self.config.train.compile], layers)
+        prepare_layers(self.policy.decoder, compiled[self.config.train.compile], layers)
         self.recomputed = layers
 
     def step(self, step: int, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
@@ -55,8 +58,10 @@ class Updater:
         self.logp_old = {}
         metrics, logs = self.epoch(step, groups, advantages_PG)
         for _ in range(1, self.config.algorithm.epochs):
-            self.logp_old = {key: log.logp for key, log in logs.items()}
-            metrics |= self.epoch(step, groups, advantages_PG)[0]
+            self.logp_old = {row: log.logp for row, log in logs.items()}
+            more, last = self.epoch(step, groups, advantages_PG)
+            metrics |= more
+            logs = {row: replace(log, last=last[row].logp) for row, log in logs.items()}
         self.logp_old = {}
         return metrics, logs
 
@@ -72,53 +77,54 @@ class Updater:
 
     def accumulate(self, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
         """Add the loss's gradient to the LoRA's."""
-        samples = [c.sample for g in groups for c in g.completions]
-        denominators = Denominators(
-            sum(len(s.token_ids) for s in samples), len(samples), self.config.rollout.max_new_tokens)
+        config = self.config
+        denominators = Denominators.of(groups, config.algorithm, config.rollout.max_new_tokens)
         self.policy.round_lora()
         done = []
-        for rows in split(groups, self._trained(advantages_PG), self.config.train.micro_batch_tokens):
+        for rows in split(groups, trained_rows(groups, advantages_PG, config.algorithm), config.train.micro_batch_tokens):
             batch = MicroBatch.of(groups, rows, self.policy.device)
-            done.append((batch, *self._micro_batch(batch, advantages_PG, denominators)))
+            sampler_BT = pad([groups[p].completions[row].sample.logp for p, row in rows], torch.float32)
+            done.append((batch, *self._micro_batch(batch, advantages_PG, sampler_BT, denominators)))
         return self._found(done)  # read at the end: until then the host runs ahead of a GPU
 
-    def _found(self, done: list[tuple[MicroBatch, Scored, dict[str, torch.Tensor]]]) -> tuple[Metrics, TokenLogs]:
+    def _micro_batch(
+        self, batch: MicroBatch, advantages_PG: torch.Tensor, sampler_BT: torch.Tensor, denominators: Denominators
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Forward and backward. Returns what TokenLog has, as BT, and sums, detached."""
+        device, algorithm = self.policy.device, self.config.algorithm
+        scored = self._score(batch)
+        old_BT = scored.logp_BT.detach()
+        if self.logp_old:
+            old_BT = pad([self.logp_old[row] for row in batch.rows], torch.float32).to(device)
+        advantages_B = advantages_PG[tuple(zip(*batch.rows, strict=True))].to(device)
+        data = TokenData(
+            old_BT, self._reference(batch) if algorithm.beta > 0 else None, advantages_B[:, None].expand_as(old_BT),
+            token_weights(batch.mask_BT, algorithm.aggregation, denominators), sampler_BT.to(device))
+        loss, sums = policy_loss(scored.logp_BT, data, algorithm)
+        loss.backward()
+        found = {"logp": scored.logp_BT.detach(), "entropy": scored.entropy_BT}
+        return found | ({} if data.logp_ref_BT is None else {"ref": data.logp_ref_BT}), {"loss": loss.detach(), **sums}
+
+    def _found(
+        self, done: list[tuple[MicroBatch, dict[str, torch.Tensor], dict[str, torch.Tensor]]]
+    ) -> tuple[Metrics, TokenLogs]:
         """What the micro-batches found, as numbers."""
         logs: TokenLogs = {}
-        for batch, scored, _ in done:
-            lengths, logp, entropy = (x.tolist() for x in (batch.mask_BT.sum(1), scored.logp_BT, scored.entropy_BT))
-            for row, n, logp_T, entropy_T in zip(batch.rows, lengths, logp, entropy, strict=True):
-                logs[row] = TokenLog(logp_T[:n], entropy_T[:n])
+        for batch, found, _ in done:
+            rows = {name: values_BT.tolist() for name, values_BT in found.items()}
+            for b, (row, n) in enumerate(zip(batch.rows, batch.mask_BT.sum(1).tolist(), strict=True)):
+                logs[row] = TokenLog(**{name: values[b][:n] for name, values in rows.items()})
         tokens = sum(len(log.logp) for log in logs.values())
-        sums = {name: sum(sums[name].item() for *_, sums in done) for name in ("loss", "clipped", "kl_ref")}
+        sums = {name: sum(sums[name].item() for *_, sums in done) for name in ("loss", "clipped", "kl_ref", "correction")}
         sums["entropy"] = sum(sum(log.entropy) for log in logs.values())
-        means = {name: sums[name] / tokens if tokens else None for name in ("entropy", "clipped", "kl_ref")}
+        means = {name: total / tokens if tokens else None for name, total in sums.items()}
         metrics = {"loss": sums["loss"], "policy/entropy": means["entropy"], "policy/clip_fraction": means["clipped"],
                    "tokens/trained": float(tokens)}
         if self.config.algorithm.beta > 0:
             metrics["policy/kl_ref"] = means["kl_ref"]
+        if self.config.algorithm.correction != "none":
+            metrics["policy/correction"] = means["correction"]
         return metrics, logs
-
-    def _trained(self, advantages_PG: torch.Tensor) -> list[int]:
-        """The groups with a signal. The gradient of the others is exactly 0: equal rewards, and no KL."""
-        return [p for p, advantages_G in enumerate(advantages_PG) if self.config.algorithm.beta > 0 or advantages_G.any()]
-
-    def _micro_batch(
-        self, batch: MicroBatch, advantages_PG: torch.Tensor, denominators: Denominators
-    ) -> tuple[Scored, dict[str, torch.Tensor]]:
-        """Forward and backward. Returns log-probs and sums, detached."""
-        policy, algorithm = self.policy, self.config.algorithm
-        scored = self._score(batch)
-        old_BT = scored.logp_BT.detach()
-        if self.logp_old:
-            old_BT = pad([self.logp_old[row] for row in batch.rows], torch.float32).to(policy.device)
-        advantages_B = advantages_PG[tuple(zip(*batch.rows, strict=True))].to(policy.device)
-        data = TokenData(
-            old_BT, self._reference(batch) if algorithm.beta > 0 else None, advantages_B[:, None].expand_as(old_BT),
-            token_weights(batch.mask_BT, algorithm.aggregation, denominators))
-        loss, sums = policy_loss(scored.logp_BT, data, algorithm)
-        loss.backward()
-        return Scored(scored.logp_BT.detach(), scored.entropy_BT), {"loss": loss.detach(), **sums}
 
     def _score(self, batch: MicroBatch) -> Scored:
         return score(self.policy.decoder, self.policy.head, batch,
@@ -133,6 +139,7 @@ class Updater:
     def _apply(self, step: int, loss: float) -> Metrics:
         lr = learning_rate(step, self.config.run.steps, self.config.optim)
         parameters = [p for p in self.policy.parameters.values() if p.grad is not None]
+        self.gradient_norms = {name: p.grad.norm() for name, p in self.policy.parameters.items() if p.grad is not None}
         if not parameters:  # no group had a signal
             return {"policy/grad_norm": None, "policy/lr": lr}
         norm = float(torch.nn.utils.clip_grad_norm_(parameters, self.config.optim.max_grad_norm))

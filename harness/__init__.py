@@ -1,6 +1,7 @@
 """What keeps a run safe: its settings, directory, records, files, signals, memory, alarms.
 
-It knows the nouns of grpo.types, and no equation, policy or engine; dry_step.py asks grpo's updater for one pass.
+It knows the nouns of grpo.types and no equation. checkpoint.py saves what grpo's policy and updater hold; dry_step.py and
+selftest.py ask them for a pass.
 """
 
 import os

@@ -79,7 +79,7 @@ def _kept(updater: "Updater", prompt: Prompt, shapes: list[Shape]) -> list[float
     kept = []
     try:
         for shape in shapes:
-            groups = [Group(prompt, tuple(Completion(Sample((0,) * tokens, (0.0,) * tokens, "length"), "", Score(0.0))
+            groups = [Group(prompt, tuple(Completion(Sample((0,) * tokens, (0.0,) * tokens, "stop"), "", Score(0.0))
                                           for tokens in rows)) for rows in shape]
             with counting_saved(updater.policy.model.parameters()) as saved:
                 updater.accumulate(groups, torch.ones(len(shape), max(map(len, shape))))

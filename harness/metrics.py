@@ -1,16 +1,18 @@
 """What a step's groups look like: the numbers of metrics.jsonl, and the lines of rollouts/."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from grpo.types import Group, Metrics, TokenLogs
 
 
-def rollout_metrics(groups: list[Group]) -> Metrics:
-    """Rewards by kind, how groups are made up, and what completions look like."""
+def rollout_metrics(groups: list[Group], replaced: list[Group]) -> Metrics:
+    """Rewards by kind, how groups are made up, and what completions look like; of all that was sampled, replaced or not."""
+    trained, groups = len(groups), groups + replaced
     completions = [c for g in groups for c in g.completions]
     by_kind = defaultdict(list)
     for group in groups:
@@ -24,6 +26,7 @@ def rollout_metrics(groups: list[Group]) -> Metrics:
         "groups/all_right": right / len(groups),
         "groups/all_wrong": (len(groups) - mixed - right) / len(groups),
         "groups/mixed": mixed / len(groups),
+        "groups/replaced": len(replaced) / trained,
         "completion/mean_tokens": _mean(len(c.sample.token_ids) for c in completions),
         "completion/truncated_fraction": _mean(c.sample.finish_reason == "length" for c in completions),
         "completion/unparsed_fraction": _mean(c.score.unparsed for c in completions)}
@@ -32,19 +35,22 @@ def rollout_metrics(groups: list[Group]) -> Metrics:
 def completion_lines(
     step: int, groups: list[Group], advantages_PG: torch.Tensor, logs: TokenLogs
 ) -> Iterator[dict[str, Any]]:
-    """One object a completion. The trainer's values are null for groups that carried no signal."""
+    """One object a completion. The trainer's values are null where it had no reason to look."""
+    advantages = np.round(advantages_PG.double().numpy(), 6).tolist()
     for p, group in enumerate(groups):
         for row, completion in enumerate(group.completions):
             log, sample = logs.get((p, row)), completion.sample
             yield {"step": step, "problem": group.prompt.problem.name, "kind": group.prompt.problem.kind,
                    "prompt": group.prompt.text, "completion": completion.text, "token_ids": sample.token_ids,
                    "logp_sampler": _short(sample.logp), "logp_trainer": _short(log and log.logp),
+                   "logp_last": _short(log and log.last), "logp_ref": _short(log and log.ref),
                    "entropy": _short(log and log.entropy), "reward": completion.score.reward,
-                   "advantage": round(advantages_PG[p, row].item(), 6), "finish_reason": sample.finish_reason}
+                   "advantage": advantages[p][row], "finish_reason": sample.finish_reason}
 
 
-def _short(values) -> list[float] | None:
-    return None if values is None else [round(value, 5) for value in values]
+def _short(values: Sequence[float] | None) -> list[float] | None:
+    """Rounded to 5 decimals."""
+    return None if values is None else np.round(np.array(values), 5).tolist()
 
 
 def _mean(values) -> float:

@@ -5,6 +5,7 @@ A file from a stranger can do no more than set keys, to plain values of a bounde
 """
 
 import difflib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,17 +30,26 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def read_config(path: str | Path, overrides: list[str] = ()) -> dict[str, Any]:
+def read_config(path: str | Path, overrides: Sequence[str] = (), named: Mapping[str, str] | None = None) -> dict[str, Any]:
     """A YAML file as plain values, `key.path=value` overrides applied. Raises UserError.
 
     A file may start from another one, named relative to itself, and state only what differs: `extends: vague.yaml`.
+    named: sections that one word may stand for, and the key that the word is of. `algorithm: dapo` replaces what a section
+    had before, and keys (`algorithm.eps_high=0.3`) go on top of it.
     """
     try:
-        tree = _read_yaml(path)
-        if "extends" in tree:
-            path = Path(path).parent / tree.pop("extends")  # also for the errors below
-            tree = OmegaConf.merge(_read_yaml(path), tree)
-        tree = OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides)))
+        layers = [_read_yaml(path)]
+        if "extends" in layers[0]:
+            path = Path(path).parent / layers[0].pop("extends")  # also for the errors below
+            layers.insert(0, _read_yaml(path))
+        whole = [o for o in overrides if "." not in o.partition("=")[0]]
+        layers += [OmegaConf.from_dotlist(part) for part in (whole, [o for o in overrides if o not in whole])]
+        tree = OmegaConf.create()
+        for layer in layers:
+            tree = OmegaConf.merge(tree, layer)
+            for section, key in (named or {}).items():
+                if isinstance(tree.get(section), str):
+                    tree[section] = {key: tree[section]}
         return OmegaConf.to_container(tree, resolve=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "

@@ -2,27 +2,28 @@
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
 
 from grpo.types import Group, Row
 
 
-def split(groups: Sequence[Group], places: Sequence[int], budget: int) -> list[list[Row]]:
-    """The completions of the groups at `places`, in micro-batches that read at most `budget` tokens, prompts included.
+def split(groups: Sequence[Group], rows: Sequence[Row], budget: int) -> list[list[Row]]:
+    """The named completions of a step, in micro-batches that read at most `budget` tokens, prompts included.
 
     A group stays whole where it fits; a larger one is cut into parts, each of which reads the prompt again. A completion
     that does not fit has a micro-batch of its own.
     """
     batches: list[list[Row]] = []
     room = 0
-    for p in places:
-        prompt = len(groups[p].prompt.token_ids)
-        lengths = [len(c.sample.token_ids) for c in groups[p].completions]
+    for p, of_group in groupby(rows, key=lambda row: row[0]):
+        prompt, chosen = len(groups[p].prompt.token_ids), [row for _, row in of_group]
+        lengths = [len(groups[p].completions[row].sample.token_ids) for row in chosen]
         for part in _parts(lengths, budget - prompt):
-            tokens = prompt + sum(lengths[row] for row in part)
+            tokens = prompt + sum(lengths[at] for at in part)
             if tokens > room:
                 batches.append([])
                 room = budget
-            batches[-1] += [(p, row) for row in part]
+            batches[-1] += [(p, chosen[at]) for at in part]
             room -= tokens
     return batches
 

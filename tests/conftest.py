@@ -20,7 +20,7 @@ from adapter.claude import ClaudeUpstream
 from grpo.batch import pad
 from grpo.config import Config, load
 from grpo.policy import Policy
-from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
+from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score
 from speed.attention import NAME
 from tests.claude import KEY
 from tests.messages_server import MessagesServer
@@ -55,6 +55,11 @@ def group_of(prompt_ids: list[int], completions: list[list[int]]) -> Group:
     prompt = Prompt(Problem("given", "custom", ()), tuple(prompt_ids), "")
     return Group(prompt, tuple(
         Completion(Sample(tuple(ids), (0.0,) * len(ids), "stop"), "", Score(0.0)) for ids in completions))
+
+
+def every(groups: list[Group]) -> list[Row]:
+    """All completions of the groups."""
+    return [(p, row) for p, group in enumerate(groups) for row in range(len(group.completions))]
 
 
 def padded_logps(policy: Policy, group: Group, temperature: float = 1.0) -> torch.Tensor:

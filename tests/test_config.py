@@ -40,7 +40,7 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("run.stepz=5", ["run.stepz", "unknown key", "did you mean steps?"]),
     ("runn.steps=5", ["runn", "unknown key", "did you mean run?"]),
     ("lora.alpha=24", ["lora.alpha = 24", "power of two", "with rank 16 try 16 or 32"]),
-    ("algorithm.loss=ppo2", ["algorithm.loss = 'ppo2'", "'clip' or 'reinforce'"]),
+    ("algorithm.loss=ppo2", ["algorithm.loss = 'ppo2'", "'cispo' or 'reinforce'"]),
     ("algorithm.eps_low=1.5", ["algorithm.eps_low = 1.5", "less than 1"]),
     ("optim.lr=.nan", ["optim.lr", "finite"]),
     ("optim.lr=fast", ["optim.lr = 'fast'", "number"]),

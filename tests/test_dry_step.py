@@ -15,8 +15,9 @@ from harness import dry_step as module
 from harness import memory
 from harness.dry_step import PROBES, dry_step, largest_shape
 from harness.memory import GIB, available, counting_saved, memory_metrics, ran_out
+from speed.layers import prepare_layers
 from speed.micro_batches import split
-from tests.conftest import group_of, tiny_config, tiny_policy
+from tests.conftest import every, group_of, tiny_config, tiny_policy
 
 CPU = torch.device("cpu")
 SMALL = ("rollout.group_size=8", "rollout.max_new_tokens=24", "train.micro_batch_tokens=64")
@@ -102,11 +103,11 @@ def test_no_micro_batch_reads_more_than_the_largest_shape(budget, length, length
                          "rollout.prompts_per_step=6")
     shape, prompt = largest_shape(config, prompt_of(length)), prompt_of(length)
     groups = [group_of([5] * length, [[6] * n for n in rows]) for rows in lengths]
-    for batch in split(groups, range(len(groups)), budget):
+    for batch in split(groups, every(groups), budget):
         read = sum(length for _ in {p for p, _ in batch}) + sum(lengths[p][row] for p, row in batch)
         assert read <= module._read(shape, prompt) + len(shape)  # shares are rounded down
     own = [group_of([5] * length, [[6] * n for n in rows]) for rows in shape]
-    assert len(split(own, range(len(own)), budget)) == 1
+    assert len(split(own, every(own), budget)) == 1
 
 
 def test_it_trains_nothing(policy, prompts):
@@ -229,7 +230,7 @@ def test_memory_that_runs_out_once_lets_layers_run_twice(policy, prompts, monkey
 
     monkeypatch.setattr(updater, "accumulate", accumulate_but_once)
     assert re.search(r"; [1-4] of 4 layers keep none and run twice", dry_step(updater, prompts, ENGINE))
-    policy.prepare_layers(compiled=False, recomputed=0)
+    prepare_layers(policy.decoder, compiled=False, recomputed=0)
 
 
 def test_a_fault_in_a_pass_is_no_lack_of_memory(policy, prompts, monkeypatch):

@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 from grpo.advantage import ADVANTAGES, centred, grpo
 from grpo.batch import Denominators, MicroBatch, token_weights
 from grpo.config import Algorithm
-from grpo.loss import KLS, LOSSES, TokenData, clip, k1, k2, k3, policy_loss, ratio, reinforce
+from grpo.loss import CORRECTIONS, KLS, LOSSES, RATIOS, TokenData, clip, k1, k2, k3, policy_loss, token_ratio, unbiased
 from speed.micro_batches import split
-from tests.conftest import group_of
+from tests.conftest import every, group_of
 
 
 def test_every_name_in_the_config_has_its_function():
-    for key, functions in (("advantage", ADVANTAGES), ("loss", LOSSES), ("kl", KLS)):
+    for key, functions in {"advantage": ADVANTAGES, "ratio": RATIOS, "loss": LOSSES, "kl": KLS,
+                           "correction": CORRECTIONS}.items():
         assert set(get_args(Algorithm.model_fields[key].annotation)) == set(functions)
     for name in get_args(Algorithm.model_fields["aggregation"].annotation):
         assert token_weights(torch.ones(1, 1, dtype=torch.bool), name, Denominators(1, 1, 1)) == 1
@@ -59,8 +60,9 @@ def test_ratio_and_clip_by_hand():
     logp_old = torch.tensor([-1.0, -1.0, -1.0, -1.0])
     logp = logp_old + torch.tensor([0.5, 1.5, 0.5, 1.5]).log()
     advantage = torch.tensor([2.0, 2.0, -2.0, -2.0])
-    torch.testing.assert_close(ratio(logp, logp_old), torch.tensor([0.5, 1.5, 0.5, 1.5]))
-    loss, clipped = clip(logp, logp_old, advantage, 0.2, 0.28)
+    r = token_ratio(logp, logp_old, torch.ones(4, dtype=torch.bool))
+    torch.testing.assert_close(r, torch.tensor([0.5, 1.5, 0.5, 1.5]))
+    loss, clipped = clip(logp, r, advantage, Algorithm(eps_low=0.2, eps_high=0.28))
     # min(.5*2, .8*2)=1; min(1.5*2, 1.28*2)=2.56; min(-.5*2, -.8*2)=-1.6; min(-1.5*2, -1.28*2)=-3
     torch.testing.assert_close(loss, -torch.tensor([1.0, 2.56, -1.6, -3.0]))
     assert clipped.tolist() == [False, True, True, False]
@@ -69,23 +71,26 @@ def test_ratio_and_clip_by_hand():
 def test_at_ratio_one_clip_has_the_plain_policy_gradient():
     logp = torch.tensor([-0.3, -2.0], requires_grad=True)
     advantage = torch.tensor([1.5, -0.5])
-    for surrogate in (clip, reinforce):
-        (grad,) = torch.autograd.grad(surrogate(logp, logp.detach(), advantage, 0.2, 0.2)[0].sum(), logp)
+    for surrogate in LOSSES.values():
+        r = token_ratio(logp, logp.detach(), torch.ones(2, dtype=torch.bool))
+        (grad,) = torch.autograd.grad(surrogate(logp, r, advantage, Algorithm())[0].sum(), logp)
         torch.testing.assert_close(grad, -advantage)
 
 
 def test_kl_estimators_by_hand():
     logp, logp_ref = torch.tensor([math.log(0.5)]), torch.tensor([math.log(0.25)])
-    assert k1(logp, logp_ref).item() == pytest.approx(math.log(2))
-    assert k2(logp, logp_ref).item() == pytest.approx(math.log(2) ** 2 / 2)
-    assert k3(logp, logp_ref).item() == pytest.approx(0.5 + math.log(2) - 1)
+    r = torch.tensor([2.0])
+    assert k1(logp, logp_ref, r).item() == pytest.approx(math.log(2))
+    assert k2(logp, logp_ref, r).item() == pytest.approx(math.log(2) ** 2 / 2)
+    assert k3(logp, logp_ref, r).item() == pytest.approx(0.5 + math.log(2) - 1)
+    assert unbiased(logp, logp_ref, r).item() == pytest.approx(2 * (0.5 + math.log(2) - 1))
 
 
 @pytest.mark.parametrize("estimator", [k1, k3])
 def test_k1_and_k3_average_to_the_kl(estimator):
     p, q = torch.tensor([0.5, 0.3, 0.2]), torch.tensor([0.2, 0.2, 0.6])
     kl = (p * (p / q).log()).sum()
-    torch.testing.assert_close((p * estimator(p.log(), q.log())).sum(), kl)
+    torch.testing.assert_close((p * estimator(p.log(), q.log(), torch.ones(3))).sum(), kl)
 
 
 def two_completions() -> MicroBatch:
@@ -128,12 +133,13 @@ def test_aggregation_by_hand(aggregation, expected):
 def test_policy_loss_by_hand():
     batch = two_completions()
     logp = torch.full((2, 4), -1.0, requires_grad=True)
-    data = TokenData(logp.detach() - math.log(1.1), torch.full((2, 4), -1.5), torch.tensor([[2.0], [-1.0]]).expand(2, 4),
-                     token_weights(batch.mask_BT, "token_mean", Denominators(6, 2, 10)))
+    old = logp.detach() - math.log(1.1)
+    data = TokenData(old, torch.full((2, 4), -1.5), torch.tensor([[2.0], [-1.0]]).expand(2, 4),
+                     token_weights(batch.mask_BT, "token_mean", Denominators(6, 2, 10)), old)
     loss, sums = policy_loss(logp, data, Algorithm(beta=0.5, kl="k1"))
     # r = 1.1 everywhere: (4 * -2.2 + 2 * 1.1) / 6, and 0.5 * k1 = 0.25 on each of 6 tokens
     assert loss.item() == pytest.approx((4 * -2.2 + 2 * 1.1) / 6 + 0.25, abs=1e-6)
-    assert {name: x.item() for name, x in sums.items()} == {"clipped": 0.0, "kl_ref": pytest.approx(3.0)}
+    assert {name: x.item() for name, x in sums.items()} == {"clipped": 0.0, "kl_ref": pytest.approx(3.0), "correction": 6.0}
     loss.backward()
     assert logp.grad[1, 2:].tolist() == [0.0, 0.0]  # padding gets no gradient
 
@@ -144,7 +150,7 @@ def test_padding_cannot_poison_the_loss():
     logp[1, 2:] = float("nan")
     logp.requires_grad_()
     data = TokenData(torch.full((2, 4), -1.0), None, torch.ones(2, 4),
-                     token_weights(batch.mask_BT, "token_mean", Denominators(6, 2, 10)))
+                     token_weights(batch.mask_BT, "token_mean", Denominators(6, 2, 10)), torch.full((2, 4), -1.0))
     loss, _ = policy_loss(logp, data, Algorithm())
     loss.backward()
     assert loss.item() == pytest.approx(-1.0)
@@ -155,9 +161,8 @@ def test_padding_cannot_poison_the_loss():
                 max_size=5), st.integers(1, 400))
 def test_split_covers_every_row_within_budget(shapes, budget):
     groups = [group_of([5] * prompt, [[6] * n for n in lengths]) for prompt, lengths in shapes]
-    batches = split(groups, range(len(groups)), budget)
-    every = [(p, row) for p, (_, lengths) in enumerate(shapes) for row in range(len(lengths))]
-    assert sorted(row for batch in batches for row in batch) == every
+    batches = split(groups, every(groups), budget)
+    assert sorted(row for batch in batches for row in batch) == every(groups)
     for batch in batches:
         assert [p for p, _ in batch] == sorted(p for p, _ in batch)  # those of one group stand together
         read = sum(shapes[p][0] for p in {p for p, _ in batch}) + sum(shapes[p][1][row] for p, row in batch)
@@ -166,6 +171,7 @@ def test_split_covers_every_row_within_budget(shapes, budget):
 
 def test_a_group_that_does_not_fit_is_cut_into_equal_parts():
     groups = [group_of([5] * 4, [[6] * n for n in (1, 2, 3, 4, 5, 6)]), group_of([5], [[6], [6]])]
-    assert split(groups, [0, 1], 100) == [[(0, row) for row in (5, 4, 3, 2, 1, 0)] + [(1, 0), (1, 1)]]
-    assert split(groups, [0, 1], 16) == [[(0, 5), (0, 2), (0, 1)], [(0, 4), (0, 3), (0, 0)], [(1, 0), (1, 1)]]  # 11 and 10
-    assert split(groups, [1], 1) == [[(1, 0)], [(1, 1)]]
+    assert split(groups, every(groups), 100) == [[(0, row) for row in (5, 4, 3, 2, 1, 0)] + [(1, 0), (1, 1)]]
+    assert split(groups, every(groups), 16) == [  # of 11 and 10 tokens
+        [(0, 5), (0, 2), (0, 1)], [(0, 4), (0, 3), (0, 0)], [(1, 0), (1, 1)]]
+    assert split(groups, every(groups)[6:], 1) == [[(1, 0)], [(1, 1)]]

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save
 
-from grpo import checkpoint, replay
+from grpo import replay
+from harness import checkpoint
 from tests.conftest import ROOT, TOY, lines, run_train
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20

@@ -8,10 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grpo import checkpoint
 from grpo.types import UserError
 from grpo.update import Updater
-from harness import rundir
+from harness import checkpoint, rundir
 from tests.conftest import ROOT, TOY, group_of, run_train, tiny_config
 
 

@@ -15,16 +15,16 @@ import torch
 from vllm.lora.request import LoRARequest
 
 import grpo.sampler
-import grpo.selftest
+import harness.selftest
 from adapter.task import Settings, SymbolTask
 from grpo import replay
 from grpo.advantage import ADVANTAGES
 from grpo.parity import SyncError, check_parity
 from grpo.rollout import rewards, rollout, step_prompts
 from grpo.sampler import Sampler
-from grpo.selftest import loud_lora, self_test
 from grpo.trainer import Trainer
 from grpo.update import Updater
+from harness.selftest import loud_lora, self_test
 from tests import swap_faults
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
 
@@ -148,7 +148,7 @@ def test_log_probs_alone_catch_it_too(loop, monkeypatch, fault):
     """Without reading the buffers back: an engine may hold the LoRA and compute something else."""
     with monkeypatch.context() as broken:
         fault(loop, broken)
-        broken.setattr(grpo.selftest, "check_served", lambda *_: None)
+        broken.setattr(harness.selftest, "check_served", lambda *_: None)
         with pytest.raises(SyncError, match="log-probs differ"):
             loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
@@ -182,7 +182,7 @@ def test_a_batch_that_is_the_policys_replays_to_its_end(loop, tmp_path, monkeypa
     path = replay.keep(tmp_path / "repro", 2, loop.updater, groups, "a trial")
     loop.updater.recompute(0)
     asked = []
-    monkeypatch.setattr("grpo.policy.Policy.prepare_layers", lambda self, compiled, recomputed: asked.append(recomputed))
+    monkeypatch.setattr("grpo.update.prepare_layers", lambda decoder, compiled, recomputed: asked.append(recomputed))
     assert replay.main([str(path)]) == 0
     assert asked == [3]
     printed = capsys.readouterr().out

@@ -15,7 +15,7 @@ from grpo.types import NonFiniteError, Score
 from grpo.update import Updater, learning_rate
 from harness.memory import counting_saved
 from speed.micro_batches import split
-from tests.conftest import group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
+from tests.conftest import every, group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
 
 GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
     group_of([5, 9, 33, 70, 12, 250, 7], [[40, 41, 42, 2], [43, 2], [2], [44, 45, 46, 47, 48, 2], [49, 50, 2], [51, 2],
@@ -53,7 +53,7 @@ def padded_gradients(policy, aggregation="token_mean", beta=0.0) -> torch.Tensor
             n = len(completion.sample.token_ids)
             logp_T = logp_BT[b, :n]
             surrogate_T = torch.exp(logp_T - logp_T.detach()) * advantages_G[b]
-            loss_T = -surrogate_T + beta * k3(logp_T, reference_BT[b, :n])
+            loss_T = -surrogate_T + beta * k3(logp_T, reference_BT[b, :n], torch.ones(n))
             (loss_T.sum() / {"token_mean": tokens, "sequence_mean": rows * n, "constant": rows * 96}[aggregation]).backward(
                 retain_graph=True)
     return gradients(policy)
@@ -99,7 +99,7 @@ def test_groups_without_a_signal_cost_no_forward(fp32_policy, monkeypatch):
     assert read == [3 + 13]  # the second group's prompt, and its completions but for their last tokens
     assert {p for p, _ in logs} == {1}
     assert metrics["tokens/trained"] == 21
-    monkeypatch.setattr(Updater, "_trained", lambda *a: [0, 1])
+    monkeypatch.setattr("grpo.update.trained_rows", lambda *a: every(GROUPS))
     kept, *_ = shared_gradients(fp32_policy, GROUPS, advantages)
     assert relative(skipped, kept) < 1e-5  # and they change nothing, their tokens in the denominator included
 

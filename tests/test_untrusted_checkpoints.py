@@ -11,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grpo import checkpoint
 from grpo.types import Problem, UserError
 from grpo.update import Updater
+from harness import checkpoint
 from harness.files import sha256
 from harness.identity import Identity
 from tests.conftest import group_of, randomize, tiny_config, tiny_policy

@@ -16,7 +16,7 @@ from adapter import evaluate, plots, report
 from adapter.ask import Chain
 from adapter.outcomes import judge
 from adapter.trained import LONGEST_SETTINGS, TrainedAdapter
-from grpo import checkpoint
+from harness import checkpoint
 from harness.files import new_directory
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
 from tests.test_outcomes import VAGUE, row

@@ -5,6 +5,7 @@ trainer's: a LoRA not swapped, half of it, another scale, transposed, or keys an
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -77,8 +78,8 @@ def loud_lora(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
 
 def _sample(sampler: Sampler, prompts: Sequence[Prompt], seed: int) -> list[Group]:
     sampled = sampler.sample(prompts, [seed + place for place in range(len(prompts))], 4)
-    return [Group(prompt, tuple(Completion(sample, "", Score(0.0)) for sample in samples))
-            for prompt, samples in zip(prompts, sampled, strict=True)]
+    return [Group(prompt, tuple(Completion(replace(sample, finish_reason="stop"), "", Score(0.0)) for sample in samples))
+            for prompt, samples in zip(prompts, sampled, strict=True)]  # "stop": those cut off are looked at too
 
 
 def _logs(updater: Updater, groups: list[Group]) -> TokenLogs:

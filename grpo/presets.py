@@ -1,0 +1,27 @@
+"""Published algorithms by name: `algorithm: dapo` in a config, and single keys on top.
+
+grpo/config.py says what each key means; one that a preset leaves out has its default. What no key can say is said here.
+"""
+
+from typing import Any
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # DeepSeekMath, arXiv 2402.03300: equations 3 and 4, and beta of section 4.2
+    "grpo": {"advantage": "grpo", "loss": "clip", "aggregation": "sequence_mean", "beta": 0.04, "kl": "k3"},
+    # Understanding R1-Zero-Like Training, 2503.20783: neither length nor spread is divided by
+    "dr_grpo": {"advantage": "centred", "loss": "clip", "aggregation": "constant"},
+    # DAPO, 2503.14476: clip higher, token mean, overlong punishment (a fifth of the length, as 4,096 of 20,480), and dynamic
+    # sampling, which the paper repeats until the batch is full
+    "dapo": {"advantage": "grpo", "loss": "clip", "eps_low": 0.2, "eps_high": 0.28, "aggregation": "token_mean",
+             "overlong": "penalised", "overlong_buffer": 0.2, "refills": 3},
+    # GSPO, 2507.18071: one ratio a completion, and the bounds of section 5.1
+    "gspo": {"advantage": "grpo", "ratio": "sequence", "loss": "clip", "eps_low": 3e-4, "eps_high": 4e-4,
+             "aggregation": "sequence_mean"},
+    # MiniMax-M1, 2506.13585: no bound below; it gives none for above, and ScaleRL (2510.13786) has weights of up to 5
+    "cispo": {"advantage": "grpo", "loss": "cispo", "eps_high": 4.0, "aggregation": "token_mean"},
+    # Back to Basics, 2402.14740: REINFORCE on whole completions; its sum over tokens is `constant` times L_max. Its KL,
+    # there a part of the reward, is left to beta
+    "rloo": {"advantage": "rloo", "loss": "reinforce", "aggregation": "constant"},
+    # Maximum Likelihood Reinforcement Learning, 2602.02710
+    "maxrl": {"advantage": "maxrl", "loss": "reinforce", "aggregation": "token_mean"},
+}

@@ -1,0 +1,51 @@
+"""How each module's LoRA fares: its update beside the weight, its gradient, and how many directions it uses."""
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from grpo.types import Metrics
+
+if TYPE_CHECKING:
+    from grpo.policy import Policy
+
+Health = dict[str, tuple[float, float | None, float]]  # by module: relative norm, gradient norm, effective rank
+
+
+class LoraHealth:
+    """Of a policy's modules, against the norms of the weights they are added to."""
+
+    def __init__(self, policy: "Policy"):
+        self._policy = policy
+        modules = {name: m for name, m in policy.model.named_modules() if hasattr(m, "lora_A")}
+        self._names = list(modules)
+        self._weight_norms = torch.stack([torch.linalg.vector_norm(m.get_base_layer().weight.detach(), dtype=torch.float32)
+                                          for m in modules.values()])
+
+    @torch.no_grad()
+    def measure(self, gradient_norms: dict[str, torch.Tensor]) -> tuple[Health, Metrics]:
+        """Each module's numbers, and {"lora/relative_norm": norm of all updates over norm of all their weights}.
+
+        gradient_norms: by parameter; a module's is that of its A and B together, None where there was no gradient. The norm
+        is Frobenius', of (alpha/r) B A. The effective rank is exp(H), H the entropy of the singular values of B A as shares
+        of their sum (Roy and Vetterli, 2007): 1 to r, and 0 where B A = 0.
+        """
+        grams_a, grams_b, gradients = [], [], []
+        for name in self._names:
+            a, b = (self._policy.parameters[f"{name}.lora_{x}.weight"].double() for x in "AB")
+            grams_a.append(a @ a.T)
+            grams_b.append(b.T @ b)
+            found = [gradient_norms[f"{name}.lora_{x}.weight"] for x in "AB" if f"{name}.lora_{x}.weight" in gradient_norms]
+            gradients.append(torch.stack(found).norm() if found else None)
+        # the singular values of B A are the roots of the eigenvalues of R (B'B) R, R the root of A A': r x r, not out x in
+        values, vectors = torch.linalg.eigh(torch.stack(grams_a))
+        root = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT
+        singular = torch.linalg.eigvalsh(root @ torch.stack(grams_b) @ root).clamp(min=0).sqrt()
+        share = singular / singular.sum(1, keepdim=True).clamp(min=1e-300)
+        ranks = torch.exp(torch.special.entr(share).sum(1)) * (singular.sum(1) > 0)
+        norms = self._policy.scale * singular.norm(dim=1).float()
+        relative = (norms / self._weight_norms).tolist()
+        health = {name.removeprefix("base_model.model.").removeprefix("model."):
+                  (float(f"{ratio:.4g}"), None if gradient is None else float(f"{gradient:.4g}"), round(rank, 3))
+                  for name, ratio, gradient, rank in zip(self._names, relative, gradients, ranks.tolist(), strict=True)}
+        return health, {"lora/relative_norm": (norms.norm() / self._weight_norms.norm()).item()}
