@@ -8,41 +8,19 @@ which tells a stale engine from two engines that disagree. Exit codes: 1 it stop
 """
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
+from safetensors import safe_open
 
 from grpo.config import Config
 from grpo.parity import parity_metrics
 from grpo.policy import Policy, pick_device
 from grpo.rollout import advantages, sampling_seed
-from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score, UserError
+from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater
-from harness.schema import validated
-
-KEY = "step"  # of the file's metadata: everything but the LoRA, as JSON
-
-
-def keep(folder: Path, step: int, updater: Updater, groups: list[Group], reason: str) -> Path:
-    """Write the step's batch and the LoRA it met to folder/step-NNNNN.safetensors. Returns its path."""
-    config = updater.config.model_dump(mode="json")
-    config["train"]["recompute_layers"] = updater.recomputed  # what the run found that fits
-    about = {"step": step, "reason": reason, "config": config,
-             "logp_old": [[*key, logp] for key, logp in updater.logp_old.items()],
-             "groups": [{"problem": g.prompt.problem.name, "kind": g.prompt.problem.kind, "prompt": g.prompt.text,
-                         "prompt_ids": g.prompt.token_ids,
-                         "completions": [{"text": c.text, "reward": c.score.reward, **asdict(c.sample)}
-                                         for c in g.completions]} for g in groups]}
-    path = folder / f"step-{step:05d}.safetensors"
-    folder.mkdir(exist_ok=True)
-    lora = {name: t.cpu().contiguous() for name, t in updater.policy.lora().items()}
-    path.write_bytes(save(lora, {KEY: json.dumps(about, default=repr)}))
-    return path
+from harness.kept import read_kept
 
 
 def main(arguments: list[str]) -> int:
@@ -60,23 +38,16 @@ def main(arguments: list[str]) -> int:
         return 2
 
 
-def replay(path: Path, overrides: list[str], sample: bool) -> int:
+def replay(path: Path, overrides: Sequence[str], sample: bool) -> int:
     """Run a kept step again and print what comes of it. Raises UserError where the file is none of `keep`'s."""
-    try:
-        with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[KEY])
-        groups = [_group(g) for g in about["groups"]]
-        logp_old = {(p, row): logp for p, row, logp in about["logp_old"]}
-        step, reason, tree = int(about["step"]), about["reason"], OmegaConf.create(about["config"])
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: no step that a run kept ({error}); name a file of runs/NAME/repro/") from None
-    config = validated(Config, OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(overrides))))
+    kept = read_kept(path, overrides)
+    step, config, groups = kept.step, kept.config, kept.groups
     policy = Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
     with safe_open(path, "pt") as file:
         policy.load_open(file, path)
     updater = Updater(policy, config)
-    updater.logp_old = logp_old
-    print(f"step {step} stopped its run: {reason}")
+    updater.logp_old = kept.logp_old
+    print(f"step {step} stopped its run: {kept.reason}")
     if sample:
         print(_sampled_anew(policy, config, step, groups))
     try:
@@ -104,13 +75,6 @@ def _sampled_anew(policy: Policy, config: Config, step: int, groups: list[Group]
     gap = parity_metrics(pair for old, new in same for pair in zip(old.logp, new.logp, strict=True))
     return (f"a new engine samples {len(same)} of {len(pairs)} completions as the run's did; on those its log-probs differ "
             f"from the run's by {gap['parity/logp_mean_abs_diff'] or 0.0:.3g} nats on average")
-
-
-def _group(g: dict) -> Group:
-    prompt = Prompt(Problem(g["problem"], g["kind"], ()), tuple(g["prompt_ids"]), g["prompt"])
-    return Group(prompt, tuple(
-        Completion(Sample(tuple(c["token_ids"]), tuple(c["logp"]), c["finish_reason"]), c["text"], Score(c["reward"]))
-        for c in g["completions"]))
 
 
 if __name__ == "__main__":

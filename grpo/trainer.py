@@ -11,7 +11,6 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from grpo import replay
 from grpo.config import Config
 from grpo.evaluate import evaluate
 from grpo.parity import SyncError
@@ -20,7 +19,7 @@ from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
 from grpo.types import Aborted, Group, Prompt, Task, UserError
 from grpo.update import Updater
-from harness import checkpoint, rundir
+from harness import checkpoint, kept, rundir
 from harness.alarms import Alarms
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
@@ -100,7 +99,7 @@ class Trainer:
     def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
         """Keep the batch that stopped the run. Returns what to do with it, in words."""
         try:
-            path = replay.keep(self.folder / "repro", step, self.updater, groups, str(error))
+            path = kept.keep(self.folder / "repro", step, self.updater, groups, str(error))
         except OSError as fault:  # a full disk must not hide why the run stops
             return f"its batch could not be kept ({fault.strerror})"
         return f"python -m grpo.replay {path} runs it again"

@@ -24,6 +24,7 @@ from grpo.rollout import rewards, rollout, step_prompts
 from grpo.sampler import Sampler
 from grpo.trainer import Trainer
 from grpo.update import Updater
+from harness.kept import keep
 from harness.selftest import loud_lora, self_test
 from tests import swap_faults
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
@@ -162,7 +163,7 @@ def test_a_stale_rollout_is_not_trained_on(loop, tmp_path, capsys):
     with pytest.raises(SyncError, match="nats on average on the completions of") as stop:
         loop.updater.step(1, groups, ADVANTAGES["grpo"](rewards(groups)))
     assert all(torch.equal(t, moved[name]) for name, t in loop.policy.lora().items())
-    path = replay.keep(tmp_path / "repro", 1, loop.updater, groups, str(stop.value))
+    path = keep(tmp_path / "repro", 1, loop.updater, groups, str(stop.value))
     loop.updater.optimizer.zero_grad()
     loop.policy.load_tensors(before)
     assert replay.main([str(path)]) == 1
@@ -179,7 +180,7 @@ def test_a_batch_that_is_the_policys_replays_to_its_end(loop, tmp_path, monkeypa
     loop.sampler.swap_lora(loop.policy.lora())
     groups = loop.groups(step=2)
     loop.updater.recompute(3)  # as the dry step may have found to fit
-    path = replay.keep(tmp_path / "repro", 2, loop.updater, groups, "a trial")
+    path = keep(tmp_path / "repro", 2, loop.updater, groups, "a trial")
     loop.updater.recompute(0)
     asked = []
     monkeypatch.setattr("grpo.update.prepare_layers", lambda decoder, compiled, recomputed: asked.append(recomputed))

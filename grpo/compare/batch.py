@@ -1,0 +1,73 @@
+"""A recorded step as it was: its completions, its settings, and the policy that sampled them.
+
+A run records the completions of every step (rollouts/), and the LoRA of some (checkpoints/). Step N was sampled from the
+LoRA that checkpoint N-1 holds; step 1 from a new one, which the seed gives again.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from safetensors import safe_open
+
+from grpo.config import Config
+from grpo.policy import Policy, pick_device
+from grpo.report.records import read_rollout, read_run
+from grpo.report.tokens import _batched, _group
+from grpo.types import Group, UserError
+from harness.checkpoint import FILES
+from harness.files import fault
+from harness.kept import read_kept
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's groups, and the policy as it was when it sampled them."""
+
+    step: int
+    run: Path
+    config: Config
+    groups: list[Group]
+    policy: Policy
+
+
+def read_batch(path: Path, model: str | None) -> Batch:
+    """From RUN/rollouts/step-00021.jsonl, or from RUN/repro/step-00021.safetensors, which a run that stops itself keeps.
+
+    model: where the base is, if not where the run had it. Raises UserError where there is no such step, or no LoRA of it.
+    """
+    if path.suffix == ".safetensors":
+        kept = read_kept(path, [f"model.path={model}"] if model else [])
+        policy = _policy(kept.config)
+        with safe_open(path, "pt") as file:
+            policy.load_open(file, path)
+        return Batch(kept.step, path.parent.parent, kept.config, kept.groups, policy)
+    named = re.fullmatch(r"step-(\d{1,15})\.jsonl", path.name)
+    if not named or path.parent.name != "rollouts" or not path.is_file():
+        raise UserError(f"{path}: no recorded step; name a file such as runs/tiny/rollouts/step-00001.jsonl")
+    step, folder = int(named[1]), path.parent.parent
+    config = read_run(folder).config
+    if model:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
+    lines = read_rollout(path, config.rollout.group_size)
+    checkpoint = folder / "checkpoints" / f"step-{step - 1:05d}"
+    if step > 1 and (wrong := fault(checkpoint, FILES)):
+        there = sorted(int(p.name[5:]) + 1 for p in checkpoint.parent.glob("step-*"))
+        usable = ", ".join(str(s) for s in [1, *there] if (path.parent / f"step-{s:05d}.jsonl").is_file())
+        raise UserError(f"{path}: sampled from the LoRA of step {step - 1}, which {checkpoint} does not hold ({wrong}); "
+                        f"steps that can be compared: {usable}; checkpoint.every and checkpoint.keep decide")
+    policy = _policy(config)
+    if step > 1:
+        policy.load(checkpoint)
+    groups = [_with_prompt_ids(group, policy) for group in map(_group, _batched(lines, config.rollout.group_size))]
+    return Batch(step, folder, config, groups, policy)
+
+
+def _with_prompt_ids(group: Group, policy: Policy) -> Group:
+    """The record has the prompt's text. Were its tokens others than the run's, parity would show it."""
+    ids = policy.tokenizer.encode(group.prompt.text, add_special_tokens=False)
+    return replace(group, prompt=replace(group.prompt, token_ids=tuple(ids)))
+
+
+def _policy(config: Config) -> Policy:
+    return Policy(config.model, config.lora, pick_device(config.model), config.run.seed)

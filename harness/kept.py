@@ -1,0 +1,69 @@
+"""The step that stopped its run, in one file: what `python -m grpo.replay` and `python -m grpo.compare` read."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import OmegaConf
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from grpo.config import Config
+from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
+from harness.schema import validated
+
+if TYPE_CHECKING:
+    from grpo.update import Updater
+
+KEY = "step"  # of the file's metadata: everything but the LoRA, as JSON
+
+
+def keep(folder: Path, step: int, updater: "Updater", groups: list[Group], reason: str) -> Path:
+    """Write the step's batch and the LoRA it met to folder/step-NNNNN.safetensors. Returns its path."""
+    config = updater.config.model_dump(mode="json")
+    config["train"]["recompute_layers"] = updater.recomputed  # what the run found that fits
+    about = {"step": step, "reason": reason, "config": config,
+             "logp_old": [[*key, logp] for key, logp in updater.logp_old.items()],
+             "groups": [{"problem": g.prompt.problem.name, "kind": g.prompt.problem.kind, "prompt": g.prompt.text,
+                         "prompt_ids": g.prompt.token_ids,
+                         "completions": [{"text": c.text, "reward": c.score.reward, **asdict(c.sample)}
+                                         for c in g.completions]} for g in groups]}
+    path = folder / f"step-{step:05d}.safetensors"
+    folder.mkdir(exist_ok=True)
+    lora = {name: t.cpu().contiguous() for name, t in updater.policy.lora().items()}
+    path.write_bytes(save(lora, {KEY: json.dumps(about, default=repr)}))
+    return path
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What `keep` wrote."""
+
+    step: int
+    reason: str
+    config: Config
+    groups: list[Group]
+    logp_old: dict[Row, list[float]]
+
+
+def read_kept(path: Path, overrides: Sequence[str] = ()) -> Kept:
+    """A kept step. Raises UserError where the file is none of `keep`'s."""
+    try:
+        with safe_open(path, "pt") as file:
+            about = json.loads(file.metadata()[KEY])
+        groups = [_group(g) for g in about["groups"]]
+        logp_old = {(p, row): logp for p, row, logp in about["logp_old"]}
+        step, reason, tree = int(about["step"]), about["reason"], OmegaConf.create(about["config"])
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: no step that a run kept ({error}); name a file of runs/NAME/repro/") from None
+    tree = OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
+    return Kept(step, reason, validated(Config, tree), groups, logp_old)
+
+
+def _group(g: dict) -> Group:
+    prompt = Prompt(Problem(g["problem"], g["kind"], ()), tuple(g["prompt_ids"]), g["prompt"])
+    return Group(prompt, tuple(
+        Completion(Sample(tuple(c["token_ids"]), tuple(c["logp"]), c["finish_reason"]), c["text"], Score(c["reward"]))
+        for c in g["completions"]))
