@@ -1,6 +1,8 @@
 # make setup   the virtual environment and its locked packages (CPU, or CUDA where there is an NVIDIA GPU)
 # make train   setup, then the whole experiment at laptop size
 # make test    setup, then the tests
+# make browser a Chromium for the tests of the report's page, by apt-get, where there is none (Debian, as root); they are
+#              skipped without one
 # make torture setup, then a run that is killed 20 times at random moments and must end as the undisturbed one
 # make ablations   setup, then the four conditions at laptop size; writes README's table (about 20 minutes)
 # make lock    resolve the requirements anew (needs uv)
@@ -13,7 +15,7 @@ CUDA_PARTS := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinde
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx)
 
-.PHONY: setup train test torture ablations lock
+.PHONY: setup train test browser torture ablations lock
 
 setup: $(DONE)
 
@@ -30,9 +32,12 @@ train: setup
 	.venv/bin/python train.py configs/tiny.yaml
 
 test: setup
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt
 	.venv/bin/ruff check .
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+browser:
+	command -v chromium >/dev/null || command -v google-chrome >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium >/dev/null; }
 
 torture: setup
 	KILLS=20 KILLS_SEED=$$(date +%s) .venv/bin/python -m pytest tests/test_faults.py -rP -k stopped_anywhere
@@ -47,6 +52,8 @@ lock:
 		--no-annotate --no-header --quiet -o requirements/cuda.txt
 	uv pip compile requirements/vertex.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/vertex.txt
+	uv pip compile requirements/test.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet -o requirements/test.txt
 	uv pip compile requirements/bench.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/bench.txt \
 		$$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/cuda.txt)
