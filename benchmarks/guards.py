@@ -18,6 +18,7 @@ import torch
 from peft import LoraConfig
 from torch import nn
 
+import grpo.rollout
 import grpo.trainer
 import grpo.update
 from adapter.task import Settings, SymbolTask
@@ -111,7 +112,7 @@ def main(overrides: list[str]) -> None:
         config = load("configs/tiny.yaml", [f"run.dir={place}/run", f"run.steps={STEPS}", *overrides])
         run = grpo.trainer.Trainer(config, SymbolTask(Settings(limit=999), config.run.seed), resume=False, allowed=())
         watch = Stopwatch()
-        for owner, name in ((grpo.update, "check_parity"), (grpo.trainer, "rewards"), (run.alarms, "check"),
+        for owner, name in ((grpo.update, "check_parity"), (grpo.rollout, "rewards"), (run.alarms, "check"),
                             (grpo.trainer, "memory_metrics"), (run, "step"), (run.policy, "fingerprint"),
                             (run.sampler, "fingerprint")):
             watch.around(owner, name)

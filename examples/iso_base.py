@@ -17,7 +17,7 @@ from adapter.tokenizer import build_tokenizer, chat_ids
 from examples.iso_dates import DAYS, FORMS, problem
 from grpo.types import Problem
 
-RECIPE = Recipe(layers=2, hidden=64, heads=2, kv_heads=1, intermediate=128, batch=48, steps=400, lr=6e-3)
+RECIPE = Recipe(layers=2, hidden=64, heads=2, kv_heads=1, intermediate=128, batch=48, steps=800, lr=4e-3)
 
 
 def draw(rng: random.Random) -> tuple[Problem, str]:

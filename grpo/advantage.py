@@ -41,8 +41,9 @@ def rloo(rewards_PG: torch.Tensor) -> torch.Tensor:
 
 
 def maxrl(rewards_PG: torch.Tensor) -> torch.Tensor:
-    """(R_i - m) / m, and 0 where m = 0: the gradient of log m, the likelihood of success (MaxRL, arXiv 2602.02710).
+    """(R_i - m) / m, and 0 where m = 0: for large G the gradient of log p, p the chance of success (MaxRL, 2602.02710).
 
+    On average it is (1 - (1 - p)^(G-1)) / p times the gradient of p: the series of log p's, cut off after G - 1 terms.
     Rewards must be 0 or more: with others m is no probability, and dividing by it may turn every sign.
     """
     if (rewards_PG < 0).any():

@@ -184,4 +184,4 @@ class Config(Section):
 
 def load(path: str | Path, overrides: list[str] = ()) -> Config:
     """Read a YAML file and apply `key.path=value` overrides. Raises UserError."""
-    return validated(Config, read_config(path, overrides, {"algorithm": "preset", "task": "target"}))
+    return validated(Config, read_config(path, overrides, {"algorithm": "preset", "task": "target"}, ["algorithm"]))

@@ -64,13 +64,17 @@ def cispo(logp: torch.Tensor, r: torch.Tensor, advantage: torch.Tensor, settings
 
 
 def reinforce(logp: torch.Tensor, r: torch.Tensor, advantage: torch.Tensor, settings: Algorithm) -> Surrogate:
-    """(-A log pi, nothing clipped): the plain policy gradient (Williams 1992); at r = 1 it has `clip`'s gradient."""
+    """(-A log pi, nothing clipped): the plain policy gradient (Williams 1992); at r = 1 it has `clip`'s gradient.
+
+    Nothing makes up for r != 1, so with `epochs` above 1 the later steps are off policy and biased.
+    """
     return -advantage * logp, torch.zeros_like(logp, dtype=torch.bool)
 
 
 LOSSES = {"clip": clip, "dual_clip": dual_clip, "cispo": cispo, "reinforce": reinforce}
 
-# ---- KL to the base: estimators from log pi, log ref and r = pi / pi_old, whose sample the token is
+# ---- KL to the base, of the next token given those before: estimators from log pi, log ref and r = pi / pi_old. The token
+# is a sample of pi_old
 
 
 def k1(logp: torch.Tensor, logp_ref: torch.Tensor, r: torch.Tensor) -> torch.Tensor:
@@ -110,7 +114,8 @@ def truncated(rho: torch.Tensor, settings: Algorithm) -> torch.Tensor:
 
 def masked(rho: torch.Tensor, settings: Algorithm) -> torch.Tensor:
     """rho where correction_low <= rho <= correction_high, else 0: such tokens are not trained on (IcePop, 2510.18855)."""
-    return rho * ((rho >= settings.correction_low) & (rho <= settings.correction_high))
+    inside = (rho >= settings.correction_low) & (rho <= settings.correction_high)
+    return torch.where(inside, rho, 0.0)  # not a product: rho may be infinite
 
 
 CORRECTIONS: dict[str, Callable[[torch.Tensor, Algorithm], torch.Tensor]] = {
@@ -121,7 +126,7 @@ CORRECTIONS: dict[str, Callable[[torch.Tensor, Algorithm], torch.Tensor]] = {
 
 @dataclass(frozen=True)
 class TokenData:
-    """What the loss needs besides log pi. All BT, constants; values under the mask's zeros do not matter."""
+    """What the loss needs besides log pi. All BT, constants; finite values where the weight is 0 do not matter."""
 
     logp_old_BT: torch.Tensor
     logp_ref_BT: torch.Tensor | None  # None where beta is 0

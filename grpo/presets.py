@@ -11,7 +11,8 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Understanding R1-Zero-Like Training, 2503.20783: neither length nor spread is divided by
     "dr_grpo": {"advantage": "centred", "loss": "clip", "aggregation": "constant"},
     # DAPO, 2503.14476: clip higher, token mean, overlong punishment (a fifth of the length, as 4,096 of 20,480), and dynamic
-    # sampling, which the paper repeats until the batch is full
+    # sampling, which the paper repeats until the batch is full. Its rewards are 1 and -1, so that its penalty of up
+    # to 1 is half of what a right answer earns; with 1 and 0 it is all of it
     "dapo": {"advantage": "grpo", "loss": "clip", "eps_low": 0.2, "eps_high": 0.28, "aggregation": "token_mean",
              "overlong": "penalised", "overlong_buffer": 0.2, "refills": 3},
     # GSPO, 2507.18071: one ratio a completion, and the bounds of section 5.1

@@ -64,15 +64,15 @@ def step_groups(
 ) -> tuple[list[Group], list[Group]]:
     """A step's P groups, and those that were sampled and replaced; prompts are all that there are to train on.
 
-    Groups without a signal make room for fresh prompts' in at most `algorithm.refills` rounds (dynamic sampling, DAPO, arXiv
-    2503.14476, section 3.2); what is still without one after the last round stays.
+    Groups of equal rewards (the task's, before what `overlong: penalised` takes off) make room for fresh prompts' in at most
+    `algorithm.refills` rounds (dynamic sampling, DAPO, arXiv 2503.14476, equation 11); those of the last round stay.
     """
     seed, size = config.run.seed, config.rollout.group_size
     chosen = step_prompts(prompts, step, config.rollout.prompts_per_step, seed)
     groups, replaced = rollout(sampler, policy, task, chosen, step, seed, size), []
     fresh = fresh_prompts(prompts, chosen, step, seed)
     for _ in range(config.algorithm.refills):
-        empty = [p for p, advantages_G in enumerate(advantages(groups, config)) if not advantages_G.any()]
+        empty = [p for p, rewards_G in enumerate(rewards(groups)) if (rewards_G == rewards_G[0]).all()]
         drawn = list(islice(fresh, len(empty)))
         if not drawn:
             break

@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from grpo.config import Config
 from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
-from harness.schema import validated
+from harness.schema import from_command_line, validated
 
 if TYPE_CHECKING:
     from grpo.update import Updater
@@ -58,8 +58,8 @@ def read_kept(path: Path, overrides: Sequence[str] = ()) -> Kept:
         step, reason, tree = int(about["step"]), about["reason"], OmegaConf.create(about["config"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no step that a run kept ({error}); name a file of runs/NAME/repro/") from None
-    tree = OmegaConf.to_container(OmegaConf.merge(tree, OmegaConf.from_dotlist(list(overrides))))
-    return Kept(step, reason, validated(Config, tree), groups, logp_old)
+    tree = OmegaConf.merge(tree, from_command_line(overrides))
+    return Kept(step, reason, validated(Config, OmegaConf.to_container(tree)), groups, logp_old)
 
 
 def _group(g: dict) -> Group:

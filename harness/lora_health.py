@@ -1,5 +1,6 @@
 """How each module's LoRA fares: its update beside the weight, its gradient, and how many directions it uses."""
 
+import math
 from typing import TYPE_CHECKING
 
 import torch
@@ -30,13 +31,15 @@ class LoraHealth:
         is Frobenius', of (alpha/r) B A. The effective rank is exp(H), H the entropy of the singular values of B A as shares
         of their sum (Roy and Vetterli, 2007): 1 to r, and 0 where B A = 0.
         """
-        grams_a, grams_b, gradients = [], [], []
+        grams_a, grams_b = [], []
         for name in self._names:
             a, b = (self._policy.parameters[f"{name}.lora_{x}.weight"].double() for x in "AB")
             grams_a.append(a @ a.T)
             grams_b.append(b.T @ b)
-            found = [gradient_norms[f"{name}.lora_{x}.weight"] for x in "AB" if f"{name}.lora_{x}.weight" in gradient_norms]
-            gradients.append(torch.stack(found).norm() if found else None)
+        found = torch.stack([*gradient_norms.values()]).tolist() if gradient_norms else []  # one look at the GPU for all
+        norm_of = dict(zip(gradient_norms, found, strict=True))
+        gradients = [math.hypot(*(norm_of[f"{name}.lora_{x}.weight"] for x in "AB")) if found else None
+                     for name in self._names]
         # the singular values of B A are the roots of the eigenvalues of R (B'B) R, R the root of A A': r x r, not out x in
         values, vectors = torch.linalg.eigh(torch.stack(grams_a))
         root = vectors * values.clamp(min=0).sqrt()[:, None] @ vectors.mT

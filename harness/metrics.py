@@ -2,12 +2,15 @@
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
 from grpo.types import Group, Metrics, TokenLogs
+
+TRAINERS = {"logp_trainer": "logp", "logp_last": "last", "logp_ref": "ref", "entropy": "entropy"}  # of a line: of a TokenLog
 
 
 def rollout_metrics(groups: list[Group], replaced: list[Group]) -> Metrics:
@@ -38,19 +41,20 @@ def completion_lines(
     """One object a completion. The trainer's values are null where it had no reason to look."""
     advantages = np.round(advantages_PG.double().numpy(), 6).tolist()
     for p, group in enumerate(groups):
+        found = [logs.get((p, row)) for row in range(len(group.completions))]
+        columns = {"logp_sampler": _short([c.sample.logp for c in group.completions]),
+                   **{name: _short([log and getattr(log, field) for log in found]) for name, field in TRAINERS.items()}}
         for row, completion in enumerate(group.completions):
-            log, sample = logs.get((p, row)), completion.sample
             yield {"step": step, "problem": group.prompt.problem.name, "kind": group.prompt.problem.kind,
-                   "prompt": group.prompt.text, "completion": completion.text, "token_ids": sample.token_ids,
-                   "logp_sampler": _short(sample.logp), "logp_trainer": _short(log and log.logp),
-                   "logp_last": _short(log and log.last), "logp_ref": _short(log and log.ref),
-                   "entropy": _short(log and log.entropy), "reward": completion.score.reward,
-                   "advantage": advantages[p][row], "finish_reason": sample.finish_reason}
+                   "prompt": group.prompt.text, "completion": completion.text, "token_ids": completion.sample.token_ids,
+                   **{name: values[row] for name, values in columns.items()}, "reward": completion.score.reward,
+                   "advantage": advantages[p][row], "finish_reason": completion.sample.finish_reason}
 
 
-def _short(values: Sequence[float] | None) -> list[float] | None:
-    """Rounded to 5 decimals."""
-    return None if values is None else np.round(np.array(values), 5).tolist()
+def _short(rows: Sequence[Sequence[float] | None]) -> list[list[float] | None]:
+    """Rounded to 5 decimals, all at once."""
+    flat = iter(np.round(np.array([value for row in rows for value in row or ()]), 5).tolist())
+    return [None if row is None else list(islice(flat, len(row))) for row in rows]
 
 
 def _mean(values) -> float:

@@ -1,6 +1,6 @@
 """What a run writes as it goes: metrics.jsonl, TensorBoard, a line per completion, and a progress bar.
 
-README's glossary says what each key is. What there was nothing to average for is null, and absent from TensorBoard.
+docs/metrics.md says what each key is. What there was nothing to average for is null, and absent from TensorBoard.
 """
 
 import json

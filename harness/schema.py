@@ -5,11 +5,11 @@ A file from a stranger can do no more than set keys, to plain values of a bounde
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.fields import FieldInfo
@@ -30,32 +30,48 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def read_config(path: str | Path, overrides: Sequence[str] = (), named: Mapping[str, str] | None = None) -> dict[str, Any]:
+def read_config(
+    path: str | Path, overrides: Sequence[str] = (), named: Mapping[str, str] | None = None, presets: Collection[str] = ()
+) -> dict[str, Any]:
     """A YAML file as plain values, `key.path=value` overrides applied. Raises UserError.
 
     A file may start from another one, named relative to itself, and state only what differs: `extends: vague.yaml`.
     named: sections that one word may stand for, and the key that the word is of. `algorithm: dapo` replaces what a section
-    had before, and keys (`algorithm.eps_high=0.3`) go on top of it.
+    had before, and keys (`algorithm.eps_high=0.3`) go on top of it. presets: those of them where giving that key
+    (`algorithm.preset=dapo`) does so too.
     """
+    where = path
     try:
         layers = [_read_yaml(path)]
         if "extends" in layers[0]:
-            path = Path(path).parent / layers[0].pop("extends")  # also for the errors below
+            where = path = Path(path).parent / layers[0].pop("extends")  # for the errors below
             layers.insert(0, _read_yaml(path))
+        where = f"{path}{', ' * bool(overrides)}{' '.join(overrides)}"
         whole = [o for o in overrides if "." not in o.partition("=")[0]]
         layers += [OmegaConf.from_dotlist(part) for part in (whole, [o for o in overrides if o not in whole])]
         tree = OmegaConf.create()
         for layer in layers:
-            tree = OmegaConf.merge(tree, layer)
             for section, key in (named or {}).items():
-                if isinstance(tree.get(section), str):
-                    tree[section] = {key: tree[section]}
+                given = layer.get(section)
+                if isinstance(given, str):
+                    layer[section] = {key: given}
+                if isinstance(given, str) or (section in presets and isinstance(given, DictConfig) and key in given):
+                    tree.pop(section, None)
+            tree = OmegaConf.merge(tree, layer)
         return OmegaConf.to_container(tree, resolve=True)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a config, "
                         "such as configs/tiny.yaml") from None
     except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path}: not a YAML config ({brief(' '.join(str(error).split()))})") from None
+        raise UserError(f"{brief(str(where))}: not a YAML config ({brief(' '.join(str(error).split()))})") from None
+
+
+def from_command_line(overrides: Sequence[str]) -> dict[str, Any]:
+    """`key.path=value` as plain values in a tree. Raises UserError."""
+    try:
+        return OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)), resolve=True)
+    except (YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{brief(' '.join(overrides))}: no key=value ({brief(' '.join(str(error).split()))})") from None
 
 
 def to_yaml(tree: dict[str, Any]) -> str:

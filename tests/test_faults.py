@@ -64,6 +64,7 @@ def equal(ours: Path, theirs: Path, until: int = STEPS) -> None:
     a, b = ([{k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))}
              for m in lines(run / "metrics.jsonl")[:until]] for run in (ours, theirs))
     assert a == b
+    assert lines(ours / "lora.jsonl")[:until] == lines(theirs / "lora.jsonl")[:until]
     if until == STEPS:
         assert (ours / "evaluation.json").read_bytes() == (theirs / "evaluation.json").read_bytes()
         for file in ("adapter/adapter_model.safetensors", *(f"checkpoints/step-{STEPS:05d}/{name}.safetensors"
@@ -122,7 +123,7 @@ def test_a_signal_while_it_starts_is_obeyed(tmp_path):
     process = start(tmp_path / "run", tmp_path / "log")
     time.sleep(4)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=10) == 143
+    assert process.wait(timeout=60) == 143
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 

@@ -223,12 +223,14 @@ def test_records_go_on_after_the_step_that_was_saved(tmp_path):
     for step in (1, 2, 3):
         log.step(step, {"loss": step / 2})
         log.completions(step, [{"step": step}])
+        log.modules(step, {"q": (0.5, None, step)})
     log.close()
     (tmp_path / "rollouts" / "step-notes.jsonl").touch()
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 2, "lo')  # as a kill in mid-write leaves it
+    for name in ("metrics.jsonl", "lora.jsonl"):
+        (tmp_path / name).write_text((tmp_path / name).read_text() + '{"step": 2, "lo')  # as a kill in mid-write leaves it
     RunLog(tmp_path, 2, 9).close()
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 1.0}\n'
+    assert (tmp_path / "lora.jsonl").read_text().count('"modules":{"q":[0.5,null,') == 2
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [
         "step-00001.jsonl", "step-00002.jsonl", "step-notes.jsonl"]
 

@@ -14,13 +14,14 @@ from adapter.tokenizer import build_tokenizer
 from tests.conftest import ROOT, lines, run_train
 
 KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_right", "groups/all_wrong", "groups/mixed",
+        "groups/replaced", "lora/relative_norm", "time/record_s",
         "policy/entropy", "policy/clip_fraction", "policy/grad_norm", "policy/lr", "loss", "parity/logp_max_abs_diff",
         "parity/logp_mean_abs_diff", "parity/kl", "completion/mean_tokens", "completion/truncated_fraction",
         "completion/unparsed_fraction", "time/rollout_s", "time/sync_s", "time/train_s", "time/step_s", "tokens/trained",
         "memory/peak_gib", "memory/host_rss_gib", "completion/same_answer_fraction", "completion/several_answers_fraction",
         "alarm/same_answer", "alarm/several_answers", "alarm/unparsed", "alarm/truncated"}
-LINE_KEYS = {"step", "problem", "prompt", "completion", "token_ids", "logp_sampler", "logp_trainer", "entropy", "reward",
-             "advantage", "finish_reason"}
+LINE_KEYS = {"step", "problem", "kind", "prompt", "completion", "token_ids", "logp_sampler", "logp_trainer", "logp_last",
+             "logp_ref", "entropy", "reward", "advantage", "finish_reason"}
 
 
 def test_a_toy_run_learns(toy):
@@ -43,6 +44,9 @@ def test_it_leaves_what_the_contract_names(toy):
     assert all(len(line["token_ids"]) == len(line["logp_sampler"]) == len(line["entropy"]) for line in trained)
     pairs = [pair for line in trained for pair in zip(line["logp_sampler"], line["logp_trainer"], strict=True)]
     assert max(abs(a - b) for a, b in pairs) < 1e-3
+    modules = lines(folder / "lora.jsonl")
+    assert [line["step"] for line in modules] == list(range(1, 21))
+    assert all(len(line["modules"]) == 28 for line in modules)
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert set(evaluation["api"]) == {"custom", "standard", "overall"}
     assert [row["step"] for row in evaluation["steps"]] == [0, 10, 20]

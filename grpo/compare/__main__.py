@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         if options.updates < 0:
             raise UserError(f"--updates {options.updates}: expected 0 or more")
         batch = read_batch(options.batch, options.model)
-        comparison = compare(batch, options.variants or list(PRESETS), options.updates)
+        comparison = compare(batch, options.variants or possible(batch), options.updates)
         folder = batch.run / "compare"
         with writable(folder, "make room, then compare again"):
             folder.mkdir(exist_ok=True)
@@ -46,11 +46,19 @@ def main(arguments: list[str]) -> int:
     except Aborted as error:
         print(f"stopped: {error}", file=sys.stderr)
         return 1
-    print(f"step {batch.step}, {len(batch.groups)} groups, after {options.updates} update(s); weights are times T: 1 is an "
-          "advantage of 1 in a mean over all tokens; cosine of the LoRA's gradient with the run's own")
+    print(f"step {batch.step}, {len(batch.groups)} groups, after {options.updates} update(s); weights, KL included, are "
+          "times T: 1 is an advantage of 1 in a mean over all tokens; cosine of the LoRA's gradient with the run's own")
     print(table(comparison))
     print(f"in {folder / f'step-{batch.step:05d}.json'}; python -m grpo.report {batch.run} shows it")
     return 0
+
+
+def possible(batch: Batch) -> list[str]:
+    """The presets that this batch's rewards allow."""
+    below = any(c.score.reward < 0 for group in batch.groups for c in group.completions)
+    if below:
+        print("maxrl is left out: it needs rewards of 0 or more")
+    return [name for name, keys in PRESETS.items() if not (below and keys["advantage"] == "maxrl")]
 
 
 def compare(batch: Batch, variants: list[str], updates: int) -> dict[str, Any]:

@@ -13,9 +13,11 @@ from safetensors import safe_open
 from grpo.config import Config
 from grpo.policy import Policy, pick_device
 from grpo.report.records import read_rollout, read_run
-from grpo.report.tokens import _batched, _group
+from grpo.report.tokens import recorded_groups
 from grpo.types import Group, UserError
+from grpo.update import Updater
 from harness.checkpoint import FILES
+from harness.dry_step import dry_step
 from harness.files import fault
 from harness.kept import read_kept
 
@@ -38,10 +40,13 @@ def read_batch(path: Path, model: str | None) -> Batch:
     """
     if path.suffix == ".safetensors":
         kept = read_kept(path, [f"model.path={model}"] if model else [])
+        if kept.logp_old:
+            raise UserError(f"{path}: stopped in its second epoch or later, when the policy had moved from the one that "
+                            "sampled; compare a step of rollouts/")
         policy = _policy(kept.config)
         with safe_open(path, "pt") as file:
             policy.load_open(file, path)
-        return Batch(kept.step, path.parent.parent, kept.config, kept.groups, policy)
+        return Batch(kept.step, path.parent.parent, _that_fits(kept.config, policy, kept.groups), kept.groups, policy)
     named = re.fullmatch(r"step-(\d{1,15})\.jsonl", path.name)
     if not named or path.parent.name != "rollouts" or not path.is_file():
         raise UserError(f"{path}: no recorded step; name a file such as runs/tiny/rollouts/step-00001.jsonl")
@@ -59,8 +64,8 @@ def read_batch(path: Path, model: str | None) -> Batch:
     policy = _policy(config)
     if step > 1:
         policy.load(checkpoint)
-    groups = [_with_prompt_ids(group, policy) for group in map(_group, _batched(lines, config.rollout.group_size))]
-    return Batch(step, folder, config, groups, policy)
+    groups = [_with_prompt_ids(group, policy) for group in recorded_groups(lines, config.rollout.group_size)]
+    return Batch(step, folder, _that_fits(config, policy, groups), groups, policy)
 
 
 def _with_prompt_ids(group: Group, policy: Policy) -> Group:
@@ -71,3 +76,11 @@ def _with_prompt_ids(group: Group, policy: Policy) -> Group:
 
 def _policy(config: Config) -> Policy:
     return Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
+
+
+def _that_fits(config: Config, policy: Policy, groups: list[Group]) -> Config:
+    """The settings with as many recomputed layers as let a pass fit here. Layers are not compiled for so few passes."""
+    config = config.model_copy(update={"train": config.train.model_copy(update={"compile": "never"})})
+    updater = Updater(policy, config)
+    dry_step(updater, [g.prompt for g in groups], (0, 0))
+    return config.model_copy(update={"train": config.train.model_copy(update={"recompute_layers": updater.recomputed})})

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import OmegaConf
 
 from grpo.batch import Denominators, pad, token_weights
 from grpo.compare.batch import Batch
@@ -15,7 +14,7 @@ from grpo.parity import check_parity
 from grpo.rollout import advantages
 from grpo.types import Group, TokenLogs, UserError
 from grpo.update import LogpOld, Updater
-from harness.schema import validated
+from harness.schema import from_command_line, validated
 
 PAPERS = {"grpo": "2402.03300", "dr_grpo": "2503.20783", "dapo": "2503.14476", "gspo": "2507.18071", "cispo": "2506.13585",
           "rloo": "2402.14740", "maxrl": "2602.02710"}
@@ -35,11 +34,13 @@ def variant(config: Config, text: str) -> Config:
     Keys without a name go on top of the run's own algorithm. Raises UserError.
     """
     first, *others = text.split(",")
-    preset, pairs = ({}, [first, *others]) if "=" in first else ({"preset": first}, others)
+    pairs = [first if "=" in first else f"preset={first}", *others]
     if bad := [pair for pair in pairs if "=" not in pair]:
         raise UserError(f"{bad[0]}: expected a preset, then key=value after commas, such as dapo,eps_high=0.4")
-    keys = OmegaConf.to_container(OmegaConf.from_dotlist(pairs))
-    return validated(Config, {**config.model_dump(), "algorithm": {**(preset or config.algorithm.model_dump()), **keys}})
+    keys = from_command_line(pairs)
+    if "preset" not in keys:
+        keys = {**config.algorithm.model_dump(), "preset": None, **keys}
+    return validated(Config, {**config.model_dump(), "algorithm": keys})
 
 
 def sampled_logps(batch: Batch) -> LogpOld:
@@ -107,7 +108,7 @@ def cosines(measured: Sequence[Measured]) -> list[list[float | None]]:
         length = (a.norm() * b.norm()).item()
         return (a @ b).item() / length if length else None
 
-    return [[cosine(a.gradient, b.gradient) for b in measured] for a in measured]
+    return [[cosine(a.gradient.double(), b.gradient.double()) for b in measured] for a in measured]
 
 
 def _group(group: Group, contributions: dict[int, list[float]]) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""What a run recorded, read line by line and checked; a damaged line is named."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grpo.config import Config, load
+from grpo.types import Table, UserError
+from harness.files import read_text
+
+LONGEST_LINE = 16 * 2**20  # bytes; a completion of 10,000 tokens has under 1 MB
+MOST = 16 * 2**20  # bytes of evaluation.json, or of a comparison
+Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
+Unit = Annotated[float, Field(ge=0, le=1)]
+
+
+class Record(BaseModel):
+    """The keys that are read here; others may be there."""
+
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
+
+
+class MetricsLine(BaseModel):
+    """A step's scalars, by their names. None: there was nothing to average."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, float | None]
+    step: Step
+
+
+class RolloutLine(Record):
+    """A completion: its tokens, and a number for each. The trainer's are None where it was not trained on."""
+
+    problem: str
+    kind: str = ""
+    prompt: str
+    token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
+    logp_sampler: list[float]
+    logp_trainer: list[float] | None
+    entropy: list[float] | None
+    logp_ref: list[float] | None = None
+    logp_last: list[float] | None = None
+    reward: float
+    advantage: float
+    finish_reason: Literal["stop", "length"]
+
+    @model_validator(mode="after")
+    def _a_number_for_each_token(self) -> "RolloutLine":
+        for name in ("logp_sampler", "logp_trainer", "entropy", "logp_ref", "logp_last"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.token_ids):
+                raise ValueError(f"{name} has {len(values)} numbers for {len(self.token_ids)} tokens")
+        return self
+
+
+class LoraLine(Record):
+    """Of each module: norm of its update over that of its weight, norm of its gradient, effective rank."""
+
+    step: Step
+    modules: dict[str, tuple[float | None, float | None, float | None]]
+
+
+class Evaluation(BaseModel):
+    """evaluation.json: a list of greedy evaluations, and references by name."""
+
+    model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+    __pydantic_extra__: dict[str, dict[str, float | None]]
+    steps: list[dict[str, float | None]]
+
+    def references(self) -> dict[str, Table]:
+        """What the run compares itself with."""
+        return {name: {kind: v for kind, v in table.items() if v is not None}
+                for name, table in (self.model_extra or {}).items()}
+
+
+class VariantGroup(Record):
+    """What a token of a right, and of a wrong, completion of this group counts."""
+
+    problem: str
+    right: int
+    of: int = Field(ge=1)
+    success: float | None
+    failure: float | None
+
+
+class Variant(Record):
+    """An algorithm, and what it makes of the same batch."""
+
+    name: str
+    paper: str = ""
+    settings: dict[str, Any] = {}
+    clipped: float | None
+    grad_norm: float | None
+    tokens: float | None
+    groups: list[VariantGroup]
+
+
+class Comparison(Record):
+    """compare/step-00021.json: variants on one step's batch, and how far their gradients point the same way."""
+
+    step: Step
+    updates: int = 1
+    variants: list[Variant]
+    cosine: list[list[float | None]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. rollouts: step -> file. What an older run did not record is None or empty."""
+
+    folder: Path
+    config: Config
+    metrics: list[dict[str, float | None]]
+    evaluation: Evaluation | None
+    lora: list[LoraLine]
+    comparisons: list[Comparison]
+    rollouts: dict[int, Path]
+
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+def read_run(folder: Path) -> Run:
+    """All but the completions. Raises UserError where the folder holds no run, or one of its files is damaged."""
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder}: no run there (it has no config.yaml); name a folder that train.py wrote")
+    path = folder / "metrics.jsonl"
+    metrics = [line.model_dump() for line in _lines(path, MetricsLine, "delete that line to leave its step out")]
+    if not metrics:
+        raise UserError(f"{path}: no step is recorded there yet; wait for the run's first step")
+    evaluation, lora = folder / "evaluation.json", folder / "lora.jsonl"
+    return Run(
+        folder, load(folder / "config.yaml"), metrics,
+        _whole(evaluation, Evaluation) if evaluation.is_file() else None,
+        list(_lines(lora, LoraLine, "delete that line to leave its step out")) if lora.is_file() else [],
+        [_whole(p, Comparison) for p in sorted((folder / "compare").glob("step-*.json"))],
+        {int(match[1]): p for p in sorted((folder / "rollouts").glob("step-*.jsonl"))
+         if (match := re.fullmatch(r"step-(\d{1,15})", p.stem))})
+
+
+def read_rollout(path: Path, group_size: int) -> list[RolloutLine]:
+    """A step's completions, group by group. Raises UserError where a line is damaged, or they make no whole groups."""
+    cure = "delete the file to leave its step out"
+    lines = list(_lines(path, RolloutLine, cure))
+    if not lines or len(lines) % group_size:
+        raise UserError(f"{path}: {len(lines)} lines are no whole groups of rollout.group_size = {group_size}; {cure}")
+    return lines
+
+
+def _lines(path: Path, kind: type[Line], cure: str) -> Iterator[Line]:
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while text := file.readline(LONGEST_LINE):
+                number += 1
+                if not text.endswith(b"\n"):
+                    fault = "too long" if len(text) == LONGEST_LINE else "cut short"
+                    raise UserError(f"{path}: line {number}: {fault}; {cure}")
+                try:
+                    yield kind.model_validate_json(text)
+                except ValidationError as error:
+                    raise UserError(f"{path}: line {number}: {_first(error)}; {cure}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a folder that train.py wrote") from None
+
+
+def _whole(path: Path, kind: type[Line]) -> Line:
+    try:
+        return kind.model_validate_json(read_text(path, MOST))
+    except ValidationError as error:
+        raise UserError(f"{path}: {_first(error)}; delete the file to go on without it") from None
+    except (OSError, ValueError) as error:  # unreadable, too long, or no UTF-8
+        raise UserError(f"{path}: cannot be read ({error}); delete the file to go on without it") from None
+
+
+def _first(error: ValidationError) -> str:
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return " ".join(f"{where[:100] + ': ' if where else ''}{fault['msg']}".split())[:300]
