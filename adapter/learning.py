@@ -16,8 +16,9 @@ from typing import Literal
 from tqdm import tqdm
 
 from adapter.outcomes import signs_in, stated
-from adapter.records import RolloutLine, read_lines
+from adapter.records import RolloutLine
 from grpo.types import UserError
+from harness.files import read_lines
 from symbols.expression import ExpressionError, Notation, parse
 
 WINDOW = 5  # values

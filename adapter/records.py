@@ -1,17 +1,15 @@
 """What a run recorded about itself, read line by line and checked."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from adapter.dataset import Kind
 from grpo.types import Table, UserError
-from harness.files import read_text
+from harness.files import first_fault, read_lines, read_text
 
-LONGEST_LINE = 16 * 2**20  # bytes; a completion of 10,000 tokens has under 1 MB
 LONGEST_EVALUATION = 16 * 2**20  # bytes of evaluation.json; an evaluation has about 100
 Unit = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
@@ -66,27 +64,6 @@ class Evaluation(Record):
     steps: list[Measured]
 
 
-Line = TypeVar("Line", bound=Record)
-
-
-def read_lines(path: Path, kind: type[Line], cure: str) -> Iterator[tuple[int, Line]]:
-    """The lines of a JSONL file, with their numbers. Raises UserError, naming file, line and cure, where one is damaged."""
-    number = 0
-    try:
-        with path.open("rb") as file:
-            while text := file.readline(LONGEST_LINE):
-                number += 1
-                if not text.endswith(b"\n"):
-                    fault = "too long" if len(text) == LONGEST_LINE else "cut short"
-                    raise UserError(f"{path}: line {number}: {fault}; {cure}")
-                try:
-                    yield number, kind.model_validate_json(text)
-                except ValidationError as error:
-                    raise UserError(f"{path}: line {number}: {first_fault(error)}; {cure}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); {cure}") from None
-
-
 def read_metrics(run: Path, until: int) -> list[MetricsLine]:
     """metrics.jsonl up to a step. Raises UserError, naming the line, where one of those is damaged."""
     path, steps = run / "metrics.jsonl", []
@@ -119,10 +96,3 @@ def read_evaluation(run: Path, until: int, api: Table) -> list[Measured]:
         raise UserError(f"{path}: the API's accuracies there are {json.dumps(then)}, and {json.dumps(api)} on the "
                         "test problems here: these are others than the run was evaluated on; restore the data it used")
     return [measured for measured in evaluation.steps if measured.step <= until]
-
-
-def first_fault(error: ValidationError) -> str:
-    """The first thing wrong, in a few words."""
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, fault["loc"]))
-    return " ".join(f"{where + ': ' if where else ''}{fault['msg']}".split())

@@ -12,11 +12,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from grpo.types import UserError
 
 MANIFEST = "manifest.json"
+LONGEST_LINE = 16 * 2**20  # bytes of a record; a completion of 10,000 tokens has under 1 MB
 MOST = 8 * 2**20  # bytes of a file that is read whole; the largest of ours, a long run's evaluations, has under 1 MB
 NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
                 errno.ENAMETOOLONG, errno.ELOOP}
@@ -47,6 +50,34 @@ def brief(value: object, most: int = 200) -> str:
     text = str(value)
     shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
     return shown if len(text) <= most else f"{shown}..."
+
+
+Line = TypeVar("Line", bound=BaseModel)
+
+
+def read_lines(path: Path, kind: type[Line], cure: str) -> Iterator[tuple[int, Line]]:
+    """The lines of a JSONL file, with their numbers. Raises UserError, naming file, line and cure, where one is damaged."""
+    number = 0
+    try:
+        with path.open("rb") as file:
+            while text := file.readline(LONGEST_LINE):
+                number += 1
+                if not text.endswith(b"\n"):
+                    fault = "too long" if len(text) == LONGEST_LINE else "cut short"
+                    raise UserError(f"{path}: line {number}: {fault}; {cure}")
+                try:
+                    yield number, kind.model_validate_json(text)
+                except ValidationError as error:
+                    raise UserError(f"{path}: line {number}: {first_fault(error)}; {cure}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); name a folder that train.py wrote") from None
+
+
+def first_fault(error: ValidationError) -> str:
+    """The first thing wrong, in a few words."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, fault["loc"]))
+    return " ".join(f"{brief(where) + ': ' if where else ''}{brief(fault['msg'])}".split())
 
 
 def write_text(path: Path, text: str) -> None:

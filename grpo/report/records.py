@@ -1,7 +1,6 @@
 """What a run recorded, read line by line and checked; a damaged line is named."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -10,9 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from grpo.config import Config, load
 from grpo.types import Table, UserError
-from harness.files import read_text
+from harness.files import first_fault, read_lines, read_text
 
-LONGEST_LINE = 16 * 2**20  # bytes; a completion of 10,000 tokens has under 1 MB
 MOST = 16 * 2**20  # bytes of evaluation.json, or of a comparison
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
 Unit = Annotated[float, Field(ge=0, le=1)]
@@ -121,7 +119,7 @@ class Run:
     rollouts: dict[int, Path]
 
 
-Line = TypeVar("Line", bound=BaseModel)
+Whole = TypeVar("Whole", bound=BaseModel)
 
 
 def read_run(folder: Path) -> Run:
@@ -129,14 +127,14 @@ def read_run(folder: Path) -> Run:
     if not (folder / "config.yaml").is_file():
         raise UserError(f"{folder}: no run there (it has no config.yaml); name a folder that train.py wrote")
     path = folder / "metrics.jsonl"
-    metrics = [line.model_dump() for line in _lines(path, MetricsLine, "delete that line to leave its step out")]
+    metrics = [line.model_dump() for _, line in read_lines(path, MetricsLine, "delete that line to leave its step out")]
     if not metrics:
         raise UserError(f"{path}: no step is recorded there yet; wait for the run's first step")
     evaluation, lora = folder / "evaluation.json", folder / "lora.jsonl"
     return Run(
         folder, load(folder / "config.yaml"), metrics,
         _whole(evaluation, Evaluation) if evaluation.is_file() else None,
-        list(_lines(lora, LoraLine, "delete that line to leave its step out")) if lora.is_file() else [],
+        [line for _, line in read_lines(lora, LoraLine, "delete that line to leave its step out")] if lora.is_file() else [],
         [_whole(p, Comparison) for p in sorted((folder / "compare").glob("step-*.json"))],
         {int(match[1]): p for p in sorted((folder / "rollouts").glob("step-*.jsonl"))
          if (match := re.fullmatch(r"step-(\d{1,15})", p.stem))})
@@ -145,39 +143,16 @@ def read_run(folder: Path) -> Run:
 def read_rollout(path: Path, group_size: int) -> list[RolloutLine]:
     """A step's completions, group by group. Raises UserError where a line is damaged, or they make no whole groups."""
     cure = "delete the file to leave its step out"
-    lines = list(_lines(path, RolloutLine, cure))
+    lines = [line for _, line in read_lines(path, RolloutLine, cure)]
     if not lines or len(lines) % group_size:
         raise UserError(f"{path}: {len(lines)} lines are no whole groups of rollout.group_size = {group_size}; {cure}")
     return lines
 
 
-def _lines(path: Path, kind: type[Line], cure: str) -> Iterator[Line]:
-    number = 0
-    try:
-        with path.open("rb") as file:
-            while text := file.readline(LONGEST_LINE):
-                number += 1
-                if not text.endswith(b"\n"):
-                    fault = "too long" if len(text) == LONGEST_LINE else "cut short"
-                    raise UserError(f"{path}: line {number}: {fault}; {cure}")
-                try:
-                    yield kind.model_validate_json(text)
-                except ValidationError as error:
-                    raise UserError(f"{path}: line {number}: {_first(error)}; {cure}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); name a folder that train.py wrote") from None
-
-
-def _whole(path: Path, kind: type[Line]) -> Line:
+def _whole(path: Path, kind: type[Whole]) -> Whole:
     try:
         return kind.model_validate_json(read_text(path, MOST))
     except ValidationError as error:
-        raise UserError(f"{path}: {_first(error)}; delete the file to go on without it") from None
+        raise UserError(f"{path}: {first_fault(error)}; delete the file to go on without it") from None
     except (OSError, ValueError) as error:  # unreadable, too long, or no UTF-8
         raise UserError(f"{path}: cannot be read ({error}); delete the file to go on without it") from None
-
-
-def _first(error: ValidationError) -> str:
-    fault = error.errors(include_url=False, include_input=False)[0]
-    where = ".".join(map(str, fault["loc"]))
-    return " ".join(f"{where[:100] + ': ' if where else ''}{fault['msg']}".split())[:300]
