@@ -46,7 +46,7 @@ def read_config(
         if "extends" in layers[0]:
             where = path = Path(path).parent / layers[0].pop("extends")  # for the errors below
             layers.insert(0, _read_yaml(path))
-        where = f"{path}{', ' * bool(overrides)}{' '.join(overrides)}"
+        where = ", ".join([str(path), *overrides])
         whole = [o for o in overrides if "." not in o.partition("=")[0]]
         layers += [OmegaConf.from_dotlist(part) for part in (whole, [o for o in overrides if o not in whole])]
         tree = OmegaConf.create()

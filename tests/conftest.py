@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -166,3 +166,27 @@ def claude(tmp_path) -> ClaudeUpstream:
     """A client for it."""
     return ClaudeUpstream("anthropic", "claude-haiku-4-5", tmp_path / "deep" / "answers.jsonl", concurrency=8, agreed=True,
                           timeout_s=2, poll_s=0.02)
+
+
+@pytest.fixture(scope="module")
+def fabricated(tmp_path_factory) -> Path:
+    """A small run with everything a run can have, and its report."""
+    from tests.report_run import small_run
+
+    return small_run(tmp_path_factory.mktemp("report") / "small")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    """Headless Chromium."""
+    from tests.report_run import chromium
+
+    yield from chromium()
+
+
+@pytest.fixture
+def opened(browser) -> Iterator[Callable]:
+    """Opens a report in it, offline."""
+    from tests.report_run import offline_pages
+
+    yield from offline_pages(browser)

@@ -44,6 +44,7 @@ def fabricate(folder: Path, *overrides: str, distinct: int = 3, tokens: tuple[in
             log.completions(step, completion_lines(step, groups, advantages_PG, logs))
             found = {**rollout_metrics(groups, []), **alarms.check(groups)[0]}
             found |= {"policy/kl_ref": 0.01 * step} if config.algorithm.beta > 0 else {}
+            found |= {"policy/correction": 1.001} if config.algorithm.correction != "none" else {}
         else:
             os.link(rollouts / f"step-{(step - 1) % distinct + 1:05d}.jsonl", rollouts / f"step-{step:05d}.jsonl")
         share = step / config.run.steps

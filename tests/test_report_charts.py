@@ -7,33 +7,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from grpo.report.__main__ import report
+from grpo.report.charts import run_charts
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import step_tokens
 from tests.conftest import lines
-from tests.report_run import MODULES, chromium, fabricate, offline_pages, shown, small_run
+from tests.report_run import MODULES, SMALL, fabricate, shown
 
 MIB = 2**20
-
-
-@pytest.fixture(scope="module")
-def fabricated(tmp_path_factory) -> Path:
-    return small_run(tmp_path_factory.mktemp("report") / "small")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    yield from chromium()
-
-
-@pytest.fixture
-def opened(browser) -> Iterator[Callable]:
-    yield from offline_pages(browser)
 
 
 def test_charts_are_drawn_when_they_come_into_view(fabricated, opened):
@@ -50,6 +34,17 @@ def test_charts_are_drawn_when_they_come_into_view(fabricated, opened):
     assert page.evaluate("document.querySelector('[data-chart=reward] .plot').data.map(d => d.name)") == ["custom", "mean"]
     recorded = [line["reward/custom"] for line in lines(fabricated / "metrics.jsonl")]
     assert page.evaluate("document.querySelector('[data-chart=reward] .plot').data[0].y") == recorded
+
+
+def test_every_chart_has_its_place_and_is_drawn_there(tmp_path, opened):
+    fabricate(tmp_path / "run", *SMALL, "algorithm=dapo", "algorithm.correction=truncated", "algorithm.beta=0.05")
+    report(tmp_path / "run", tmp_path / "report.html")
+    page = opened(tmp_path / "report.html")
+    charts = run_charts(read_run(tmp_path / "run")).keys()
+    assert {"replaced", "correction", "kl"} <= charts
+    for name in charts:
+        page.evaluate(f"document.querySelector('[data-chart={name}]').scrollIntoView({{behavior: 'instant'}})")
+        page.wait_for_selector(f"[data-chart={name}] .main-svg")
 
 
 def test_lora_health_by_module(fabricated, opened):

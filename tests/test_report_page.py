@@ -2,8 +2,6 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -12,24 +10,9 @@ from grpo.report.__main__ import report
 from grpo.report.records import read_rollout
 from grpo.report.tokens import step_tokens
 from tests.conftest import lines
-from tests.report_run import SMALL, add_comparison, chromium, fabricate, offline_pages, shown, small_run
+from tests.report_run import SMALL, add_comparison, fabricate, shown
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'> \u2028\u202e{{data}} \\u003c & <b>"
-
-
-@pytest.fixture(scope="module")
-def fabricated(tmp_path_factory) -> Path:
-    return small_run(tmp_path_factory.mktemp("report") / "small")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    yield from chromium()
-
-
-@pytest.fixture
-def opened(browser) -> Iterator[Callable]:
-    yield from offline_pages(browser)
 
 
 def number(text: str) -> float:

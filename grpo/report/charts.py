@@ -47,9 +47,8 @@ def run_charts(run: Run) -> dict[str, Chart]:
                          unit=True),
         "accuracy": _accuracy(run),
         "groups": _composition(run),
-        "replaced": run.config.algorithm.refills and _lines(
-            run, [("groups/replaced", "replaced")], "Replaced groups",
-            "Groups without a signal for which others were sampled, per group of the step."),
+        "replaced": _lines(run, [("groups/replaced", "replaced")], "Replaced groups", "Groups of equal rewards for which "
+                           "others were sampled, per group of the step.") if run.config.algorithm.refills else None,
         "loss": _lines(run, [("loss", "loss")], "Loss", "L, of the step. Its value says little; its gradient trains."),
         "entropy": _lines(run, [("policy/entropy", "entropy")], "Entropy", "Nats a token, mean over trained tokens."),
         "clip": _lines(run, [("policy/clip_fraction", "clipped")], "Clipped tokens", "Share of the trained tokens."),

@@ -149,7 +149,7 @@ function ratioEquation(c, t) {
   if (!trained(c)) return [];
   const value = number(at(c.ratio, t), 6);
   if (algorithm.ratio === "sequence")
-    return ["s_{i} = (π_{θ}(o_{i})/π_{old}(o_{i}))^{1/|o_{i}|}".replace("^{1/|o_{i}|}", " to the power of 1/|o_{i}|"), `= ${value}, one for the completion`];
+    return ["s_{i} = (π_{θ}(o_{i})/π_{old}(o_{i})) to the power of 1/|o_{i}|", `= ${value}, one for the completion`];
   const before = trainer(c, t);
   return ["r_{it} = exp(log π_{θ} − log π_{old})", `= exp(${nats(last(c, t))} − ${inBrackets(nats(before))}) = ${value}`];
 }

@@ -210,8 +210,10 @@ function inspect(token) {
     row.dataset.quantity = name;
     return row;
   });
+  const piece = make("span", {className: "piece"}, visible(c.ids[t]).replaceAll(" ", "␣"));
   find("#inspector").replaceChildren(
-    make("p", {className: "where"}, make("span", {className: "piece"}, visible(c.ids[t]).replaceAll(" ", "␣")), `token ${t + 1} of ${c.ids.length} of completion #${c.number}, id ${c.ids[t]}`), make("div", {className: "rows"}, ...rows));
+    make("p", {className: "where"}, piece, `token ${t + 1} of ${c.ids.length} of completion #${c.number}, id ${c.ids[t]}`),
+    make("div", {className: "rows"}, ...rows));
 }
 
 function walk(token, key) {
