@@ -1,6 +1,6 @@
 """Presets in a config, and dynamic sampling, which is a loop and not an equation."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
 
@@ -192,9 +192,17 @@ def test_refills_are_bounded_and_what_is_still_empty_stays():
 
 def test_a_group_is_without_a_signal_by_its_rewards_not_by_its_lengths():
     """DAPO replaces what is all right or all wrong, whatever the overlong penalty takes off."""
-    script = Scripted()
-    config = tiny_config("rollout.prompts_per_step=2", "rollout.group_size=3", "rollout.max_new_tokens=2", "algorithm=dapo")
+    class Uneven(Scripted):
+        def sample(self, prompts, seeds, group_size) -> list[list[Sample]]:
+            return [[replace(sample, token_ids=(*sample.token_ids, *(3,) * n)) for n, sample in enumerate(samples)]
+                    for samples in super().sample(prompts, seeds, group_size)]
+
+    script = Uneven()
+    config = tiny_config("rollout.prompts_per_step=2", "rollout.group_size=3", "rollout.max_new_tokens=4", "algorithm=dapo",
+                         "algorithm.overlong_buffer=1")
     groups, replaced = step_groups(script, script, script, prompts_of("rrmm"), 1, config)
+    assert replaced
+    assert all(advantages([group], config).any() for group in replaced)  # by the penalty alone
     assert all(name[-1] == "m" for name in names(groups))
     assert sorted(names(groups) + names(replaced)) == sorted(name for call in script.calls for name in call)
 
