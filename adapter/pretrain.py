@@ -1,4 +1,6 @@
-"""Make the embedded base from nothing: `python -m adapter.pretrain [key=value ...]`, keys as in curriculum.Recipe.
+"""Make a base from nothing: `python -m adapter.pretrain [RECIPE.yaml] [key=value ...]`, keys as in curriculum.Recipe.
+
+Without a recipe it makes the embedded one, models/tiny; configs/pretrain/full.yaml is for the full-sized task, on a GPU.
 
 The base is what an instruction-tuned model would be to the real experiment: it knows the prompt, the answer format
 and the arithmetic, and it has no idea what the symbols mean. Its loss is on the completion only; its completions
@@ -11,6 +13,7 @@ import json
 import math
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
@@ -19,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from yaml import YAMLError
 
 from adapter.curriculum import IGNORE, Recipe, corpus, make_samples
 from adapter.pretrain_figures import measure
@@ -35,43 +39,78 @@ def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForC
         bos_token_id=None, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id))
 
 
-def loss_of(model: Qwen3ForCausalLM, ids_BT: torch.Tensor, labels_BT: torch.Tensor, z_loss: float) -> torch.Tensor:
-    """Mean cross-entropy of the completion tokens, plus z_loss * (log Z)^2.
+def loss_of(
+    model: Qwen3ForCausalLM, ids_BT: torch.Tensor, labels_BT: torch.Tensor, z_loss: float, tokens: int
+) -> torch.Tensor:
+    """Cross-entropy of the completion tokens, plus z_loss * (log Z)^2, summed and divided by `tokens`.
 
     The second term keeps the log of the softmax's denominator near 0 (PaLM, arXiv 2204.02311, section 5), and with
     it the logits that matter: small logits survive bf16, so that two engines agree on their log-probs.
     """
-    hidden_BTH = model.model(ids_BT).last_hidden_state
+    hidden_BTH = model.model(ids_BT, use_cache=False).last_hidden_state
     targets_BT = labels_BT[:, 1:]
     counted_BT = targets_BT != IGNORE
     logits_NV = model.lm_head(hidden_BTH[:, :-1][counted_BT]).float()
     log_z_N = logits_NV.logsumexp(-1)
-    return F.cross_entropy(logits_NV, targets_BT[counted_BT]) + z_loss * log_z_N.square().mean()
+    loss = F.cross_entropy(logits_NV, targets_BT[counted_BT], reduction="sum")
+    return (loss + z_loss * log_z_N.square().sum()) / tokens
 
 
-def train(recipe: Recipe, model: Qwen3ForCausalLM, ids: torch.Tensor, labels: torch.Tensor) -> int:
-    """AdamW, linear warm-up, then cosine to zero. Returns the number of steps that the time allowed."""
+class Pool:
+    """Samples to draw batches from: ids_NT and labels_NT as make_samples gives them."""
+
+    def __init__(self, ids_NT: torch.Tensor, labels_NT: torch.Tensor, pad: int, device: torch.device):
+        self.lengths_N = (ids_NT != pad).sum(1)
+        self.counted_N = (labels_NT != IGNORE).sum(1)
+        self.ids_NT, self.labels_NT = ids_NT.to(device), labels_NT.to(device)
+
+    def batch(self, rows: int, parts: int, generator: torch.Generator) -> Iterator[tuple[torch.Tensor, torch.Tensor, int]]:
+        """A batch in parts of similar lengths: ids_BT, labels_BT, and the completion tokens of the whole batch."""
+        drawn = torch.randint(len(self.lengths_N), (rows,), generator=generator)
+        drawn = drawn[self.lengths_N[drawn].argsort()]
+        tokens = int(self.counted_N[drawn].sum())
+        for part in drawn.chunk(parts):
+            width, at = int(self.lengths_N[part].max()), part.to(self.ids_NT.device)
+            yield self.ids_NT[at, :width].long(), self.labels_NT[at, :width].long(), tokens
+
+
+def train(
+    recipe: Recipe, model: Qwen3ForCausalLM, samples: tuple[torch.Tensor, torch.Tensor],
+    bare: tuple[torch.Tensor, torch.Tensor] | None = None
+) -> int:
+    """AdamW, linear warm-up, then cosine to zero. Returns the number of steps that the time allowed.
+
+    samples, bare: ids_NT and labels_NT of samples with and without instructions. The latter come first, for `recipe.bare` of
+    the way.
+    """
     device, generator = model.device, torch.Generator().manual_seed(recipe.seed)
+    pad = model.config.pad_token_id
+    pools = {name: Pool(*given, pad, device) for name, given in (("bare", bare), ("full", samples)) if given}
     decayed = [p for p in model.parameters() if p.ndim == 2]
     plain = [p for p in model.parameters() if p.ndim != 2]
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": plain, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.98), fused=True)
+    for layer in model.model.layers if recipe.compile else []:
+        layer.compile(dynamic=True)
     started, step, progress = time.monotonic(), 0, 0.0
     while progress < 1:
+        stage = "bare" if bare and progress < recipe.bare else "full"
         progress = max((step + 1) / recipe.steps, (time.monotonic() - started) / (60 * recipe.minutes))
         warm_up = min(1.0, (step + 1) / 200)
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * warm_up * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-        rows = torch.randint(len(ids), (recipe.batch,), generator=generator).to(ids.device)
-        width = int((ids[rows] != model.config.pad_token_id).any(0).sum())
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            loss = loss_of(model, ids[rows, :width].long(), labels[rows, :width].long(), recipe.z_loss)
-        loss.backward()
+        loss = torch.zeros((), device=device)
+        rows = recipe.bare_batch if stage == "bare" else recipe.batch
+        for ids_BT, labels_BT, tokens in pools[stage].batch(rows, recipe.parts, generator):
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                part = loss_of(model, ids_BT, labels_BT, recipe.z_loss, tokens)
+            part.backward()
+            loss += part.detach()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if step % 200 == 0:
-            print(f"step {step}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True)
+            print(f"step {step}  {stage}  loss {loss.item():.4f}  {time.monotonic() - started:.0f} s", flush=True)
         step += 1
     return step
 
@@ -79,26 +118,38 @@ def train(recipe: Recipe, model: Qwen3ForCausalLM, ids: torch.Tensor, labels: to
 def main(recipe: Recipe) -> None:
     """Build, train, measure, and write model, tokenizer and figures to `recipe.out`."""
     out, device = Path(recipe.out), "cuda" if torch.cuda.is_available() else "cpu"
-    tokenizer = build_tokenizer(corpus(recipe))
+    started = time.monotonic()
+    tokenizer = build_tokenizer(corpus(recipe), recipe.digits)
     model = build_model(recipe, tokenizer).to(device)
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{parameters:,} parameters, {len(tokenizer)} tokens, on {device}", flush=True)
-    ids, labels = make_samples(recipe, tokenizer)
-    print(f"{len(ids):,} samples of at most {ids.shape[1]} tokens", flush=True)
-    steps = train(recipe, model, ids.to(device), labels.to(device))
-    model = model.to(torch.bfloat16)
+    samples = make_samples(recipe, tokenizer)
+    bare = make_samples(recipe, tokenizer, bare=True) if recipe.bare else None
+    for name, (ids_NT, _) in {"with instructions": samples, **({"without": bare} if bare else {})}.items():
+        print(f"{len(ids_NT):,} samples {name} of at most {ids_NT.shape[1]} tokens, "
+              f"{time.monotonic() - started:.0f} s", flush=True)
+    steps = train(recipe, model, samples, bare)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.save_pretrained(out)
+    model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
+    model = Qwen3ForCausalLM.from_pretrained(out, dtype=torch.bfloat16).to(device)  # layers as they are saved, not compiled
     figures = {"recipe": asdict(recipe), "parameters": parameters, "steps": steps, "device": device,
-               "torch": torch.__version__, **measure(recipe, model, tokenizer)}
+               "torch": torch.__version__, "seconds": round(time.monotonic() - started), **measure(recipe, model, tokenizer)}
     (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
     print(json.dumps(figures, indent=1))
 
 
+def read_recipe(words: list[str]) -> Recipe:
+    """A recipe from `[FILE.yaml] [key=value ...]`. Raises OmegaConfBaseException, OSError, yaml.YAMLError."""
+    files = [OmegaConf.load(word) for word in words if "=" not in word]
+    given = OmegaConf.from_cli([word for word in words if "=" in word])
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), *files, given))
+
+
 if __name__ == "__main__":
     try:
-        chosen = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.from_cli(sys.argv[1:])))
-    except OmegaConfBaseException as error:
-        sys.exit(f"error: {str(error).splitlines()[0]}; the keys are those of Recipe in adapter/curriculum.py")
+        chosen = read_recipe(sys.argv[1:])
+    except (OmegaConfBaseException, OSError, YAMLError) as error:
+        sys.exit(f"error: {str(error).splitlines()[0]}; give key=value, or a file of them (configs/pretrain/full.yaml), "
+                 "with the keys of Recipe in adapter/curriculum.py")
     main(chosen)

@@ -11,6 +11,8 @@ from adapter.tokenizer import chat_ids
 from adapter.upstream import SimulatedUpstream
 from symbols.expression import Op
 
+LONGEST = 160  # tokens of a completion
+
 
 def measure(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     """The figures of the model card: shares of `recipe.figures` samples per condition; greedy unless said otherwise.
@@ -43,10 +45,11 @@ def measure(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokeni
 def complete(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, samples: list[Sample]) -> list[str]:
     """Greedy completions, in order."""
     texts = []
-    for at in range(0, len(samples), 250):
-        prompts = [chat_ids(tokenizer, sample.messages()) for sample in samples[at : at + 250]]
+    at_once = 1000 if model.device.type == "cuda" else 250
+    for at in range(0, len(samples), at_once):
+        prompts = [chat_ids(tokenizer, sample.messages()) for sample in samples[at : at + at_once]]
         batch = tokenizer.pad({"input_ids": prompts}, padding_side="left", return_tensors="pt").to(model.device)
-        out = model.generate(**batch, max_new_tokens=128, do_sample=False)
+        out = model.generate(**batch, max_new_tokens=LONGEST, do_sample=False)
         texts += tokenizer.batch_decode(out[:, batch["input_ids"].shape[1]:], skip_special_tokens=True)
     return texts
 
@@ -56,15 +59,15 @@ def guess_table(
     model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, samples: list[Sample]
 ) -> dict[str, dict[str, float]]:
     """P(operation | prompt, "symbol =") for the first symbol of each expression, averaged by symbol."""
-    choices = [tokenizer.encode(f"γ = {op}", add_special_tokens=False)[-1] for op in Op]
     sums: dict[str, torch.Tensor] = {}
     counts: dict[str, int] = {}
     for sample in samples:
         symbol = next(c for c in sample.expression if c in sample.notation)
-        start = tokenizer.encode(f"{symbol} =", add_special_tokens=False)
-        ids = torch.tensor([chat_ids(tokenizer, sample.messages()) + start], device=model.device)
+        guesses = [tokenizer.encode(f"{symbol} = {op}", add_special_tokens=False) for op in Op]
+        choices = [guess[-1] for guess in guesses]
+        ids = torch.tensor([chat_ids(tokenizer, sample.messages()) + guesses[0][:-1]], device=model.device)
         p = model(ids).logits[0, -1].float().softmax(-1)[choices].cpu()
-        sums[symbol] = sums.get(symbol, torch.zeros(len(choices))) + p
+        sums[symbol] = sums.get(symbol, torch.zeros(len(Op))) + p
         counts[symbol] = counts.get(symbol, 0) + 1
     return {s: {op.value: round(float(v), 4) for op, v in zip(Op, sums[s] / counts[s], strict=True)} for s in sorted(sums)}
 

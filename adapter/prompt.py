@@ -23,6 +23,11 @@ Message = dict[str, str]
 _NAMES = {Op.ADD: "addition", Op.SUB: "subtraction", Op.MUL: "multiplication", Op.DIV: "division"}
 
 
+def question(expression: str, api_answer: str) -> str:
+    """A prompt's last line."""
+    return f"{expression} | API answer: {api_answer} ->"
+
+
 @dataclass(frozen=True)
 class PromptText:
     """The parts of a prompt that are the same for every expression of a condition."""
@@ -32,7 +37,7 @@ class PromptText:
 
     def messages(self, expression: str, api_answer: str) -> list[Message]:
         """The chat, one user turn. `api_answer` is "none" where the API gave none."""
-        return [{"role": "user", "content": f"{self.preamble()}\n\n{expression} | API answer: {api_answer} ->"}]
+        return [{"role": "user", "content": f"{self.preamble()}\n\n{question(expression, api_answer)}"}]
 
     def preamble(self) -> str:
         """Task, symbols, answer format and examples."""
