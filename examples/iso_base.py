@@ -41,7 +41,7 @@ def main(folder: str) -> None:
     for i, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
         labels[i, : len(prompt)] = labels[i, len(row) :] = IGNORE
     model = build_model(RECIPE, tokenizer)
-    train(RECIPE, model, ids, labels)
+    train(RECIPE, model, (ids, labels))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
