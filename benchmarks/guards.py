@@ -23,7 +23,6 @@ import grpo.trainer
 import grpo.update
 from adapter.task import Settings, SymbolTask
 from grpo.config import load
-from grpo.parity import check_parity
 from grpo.policy import Policy
 from grpo.rollout import rewards
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
@@ -32,6 +31,7 @@ from harness import checkpoint
 from harness.alarms import Alarms
 from harness.identity import Identity
 from harness.memory import memory_metrics
+from harness.parity import check_parity
 
 STEPS, WARM = 12, 2
 SHAPE = {"q_proj": (4096, 4096), "k_proj": (4096, 1024), "v_proj": (4096, 1024), "o_proj": (4096, 4096),

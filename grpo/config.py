@@ -57,9 +57,18 @@ class Rollout(Section):
     max_new_tokens: int = Field(256, ge=1, description="a longer completion is truncated")
     temperature: float = Field(1.0, ge=0.01, description="of the distribution that is sampled and trained")
     max_sequences: int = Field(1024, ge=1, description="how many completions vLLM decodes at once")
+    tensor_parallel_size: int = Field(1, ge=1, description="GPUs that share one engine; more than one is not built")
     gpu_memory_share: float = Field(
         0.3, gt=0, lt=1, description="of the GPU, for vLLM: the base, which the trainer shares, and its KV cache")
     cpu_kv_cache_gib: int = Field(1, ge=1, description="KV cache where there is no GPU")
+
+    @field_validator("tensor_parallel_size")
+    @classmethod
+    def _one_gpu_an_engine(cls, size: int) -> int:
+        if size > 1:
+            raise ValueError("a base must fit one GPU, where vLLM and the trainer share it; several GPUs train on several "
+                             "prompts at once with torchrun, and docs/scale.md says what a larger base would take")
+        return size
 
 
 class Algorithm(Section):

@@ -7,15 +7,18 @@ from grpo.policy import Policy
 from grpo.rollout import check_reward, scored
 from grpo.sampler import Sampler
 from grpo.types import Prompt, Table, Task
+from speed.ranks import ALONE, Ranks
 
 
-def evaluate(sampler: Sampler, policy: Policy, task: Task, prompts: Sequence[Prompt]) -> Table:
-    """Mean greedy reward by kind of problem, and "overall"."""
-    rewards = defaultdict(list)
-    for prompt, sample in zip(prompts, sampler.greedy(prompts), strict=True):
-        completion = scored(task, policy, prompt, sample)
+def evaluate(sampler: Sampler, policy: Policy, task: Task, prompts: Sequence[Prompt], ranks: Ranks = ALONE) -> Table:
+    """Mean greedy reward by kind of problem, and "overall"; each rank asks its share of the prompts."""
+    mine, rewards = ranks.mine(prompts), defaultdict(list)
+    completions = [scored(task, policy, prompt, sample)
+                   for prompt, sample in zip(mine, sampler.greedy(mine) if mine else [], strict=True)]
+    for completion in completions:
         check_reward(completion)
-        reward = completion.score.reward
+    found = ranks.whole(ranks.gather([c.score.reward for c in completions], list[float]))
+    for prompt, reward in zip(prompts, found, strict=True):
         rewards[prompt.problem.kind].append(reward)
         rewards["overall"].append(reward)
     return {kind: sum(values) / len(values) for kind, values in sorted(rewards.items(), key=lambda kv: kv[0] == "overall")}

@@ -4,7 +4,7 @@ A padded batch runs the prompt G times: G (L + C) tokens for a prompt of L and c
 prompt they are L + G C (grpo/batch.py, speed/attention.py), and everything but attention is a function of single tokens:
 autograd needs no help.
 
-What is left out: models that change the logits after lm_head (soft caps, scales); grpo/parity.py stops them.
+What is left out: models that change the logits after lm_head (soft caps, scales); harness/parity.py stops them.
 """
 
 from dataclasses import dataclass

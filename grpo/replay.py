@@ -15,12 +15,12 @@ from pathlib import Path
 from safetensors import safe_open
 
 from grpo.config import Config
-from grpo.parity import parity_metrics
 from grpo.policy import Policy, pick_device
 from grpo.rollout import advantages, sampling_seed
 from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater
 from harness.kept import read_kept
+from harness.parity import parity_metrics
 
 
 def main(arguments: list[str]) -> int:

@@ -12,6 +12,7 @@ from grpo.advantage import ADVANTAGES, overlong_penalty
 from grpo.config import Config
 from grpo.policy import Policy
 from grpo.types import Completion, Group, NonFiniteError, Prompt, Sample, Task
+from speed.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from grpo.sampler import Sampler
@@ -50,17 +51,24 @@ def fresh_prompts(prompts: Sequence[Prompt], used: Sequence[Prompt], step: int, 
 
 def rollout(
     sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, seed: int, group_size: int,
-    first: int = 0
+    first: int = 0, ranks: Ranks = ALONE
 ) -> list[Group]:
-    """Sample G completions a prompt and score their text. The prompts have places `first`, `first` + 1, ... in the step."""
+    """Sample G completions a prompt and score their text. The prompts have places `first`, `first` + 1, ... in the step.
+
+    Each rank samples its share, and gets all of them.
+    """
     seeds = [sampling_seed(seed, step, first + place, prompt) for place, prompt in enumerate(prompts)]
-    sampled = sampler.sample(prompts, seeds, group_size)
-    return [Group(prompt, tuple(scored(task, policy, prompt, sample) for sample in samples))
-            for prompt, samples in zip(prompts, sampled, strict=True)]
+    mine = ranks.mine(prompts)
+    sampled = sampler.sample(mine, ranks.mine(seeds), group_size) if mine else []
+    completions = [tuple(scored(task, policy, prompt, sample) for sample in samples)
+                   for prompt, samples in zip(mine, sampled, strict=True)]
+    every = ranks.whole(ranks.gather(completions, list[tuple[Completion, ...]]))
+    return [Group(prompt, of_prompt) for prompt, of_prompt in zip(prompts, every, strict=True)]
 
 
 def step_groups(
-    sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, config: Config
+    sampler: "Sampler", policy: Policy, task: Task, prompts: Sequence[Prompt], step: int, config: Config,
+    ranks: Ranks = ALONE
 ) -> tuple[list[Group], list[Group]]:
     """A step's P groups, and those that were sampled and replaced; prompts are all that there are to train on.
 
@@ -69,7 +77,7 @@ def step_groups(
     """
     seed, size = config.run.seed, config.rollout.group_size
     chosen = step_prompts(prompts, step, config.rollout.prompts_per_step, seed)
-    groups, replaced = rollout(sampler, policy, task, chosen, step, seed, size), []
+    groups, replaced = rollout(sampler, policy, task, chosen, step, seed, size, 0, ranks), []
     fresh = fresh_prompts(prompts, chosen, step, seed)
     for _ in range(config.algorithm.refills):
         empty = [p for p, rewards_G in enumerate(rewards(groups)) if (rewards_G == rewards_G[0]).all()]
@@ -77,7 +85,8 @@ def step_groups(
         if not drawn:
             break
         first = len(groups) + len(replaced)
-        for p, group in zip(empty, rollout(sampler, policy, task, drawn, step, seed, size, first), strict=False):
+        more = rollout(sampler, policy, task, drawn, step, seed, size, first, ranks)
+        for p, group in zip(empty, more, strict=False):
             replaced.append(groups[p])
             groups[p] = group
     return groups, replaced

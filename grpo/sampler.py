@@ -33,11 +33,11 @@ from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 
 from grpo.config import Config
-from grpo.parity import SyncError
 from grpo.policy import Chat
 from grpo.types import Prompt, Sample, UserError
 from harness.identity import fingerprint
 from harness.memory import ran_out
+from harness.parity import SyncError
 from speed.engine import does_not_fit, served_rank, settings, two_products_a_layer_cpu, two_products_a_layer_gpu
 from speed.shared_base import EngineWeights
 

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from grpo.config import Config
 from grpo.evaluate import evaluate
-from grpo.parity import SyncError
 from grpo.policy import Chat, Policy, check_base, pick_device
 from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
@@ -24,23 +23,29 @@ from harness.alarms import Alarms
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
 from harness.files import new_directory, writable
-from harness.identity import Identity
+from harness.identity import Identity, fingerprint
 from harness.lora_health import LoraHealth
 from harness.memory import memory_metrics
 from harness.metrics import completion_lines, rollout_metrics
+from harness.parity import SyncError
 from harness.records import Clock, RunLog, shown
 from harness.selftest import check_served, self_test
 from harness.signals import Interrupted, deferred, ignore
+from speed.ranks import ALONE, RankLostError, Ranks
 
 
 class Trainer:
-    """A run: its parts, ready for the next step, and `done`, the step that was finished last."""
+    """A run: its parts, ready for the next step, and `done`, the step that was finished last.
 
-    def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str]):
+    With several ranks each has all of it, but for the records: rank 0 alone writes.
+    """
+
+    def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE):
         """Start vLLM, put the policy on its weights, restore it from the newest checkpoint, and prove that the two agree."""
-        self.config, self.task, self.folder = config, task, Path(config.run.dir)
+        self.config, self.task, self.folder, self.ranks = config, task, Path(config.run.dir), ranks
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
+        ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
         chat = Chat(config.model, pick_device(config.model))
         self.train_prompts, self.test_prompts, context = encode(chat, task, config)
         tokens = [p.token_ids for p in self.train_prompts + self.test_prompts]
@@ -50,33 +55,42 @@ class Trainer:
         check_base(chat, config.model, config.lora)
         self.sampler = Sampler(chat, config, context)
         self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
-        self.updater = Updater(self.policy, config)
+        self.updater = Updater(self.policy, config, ranks)
         self.identity = replace(self.identity, base=self.policy.fingerprint())
+        ranks.agree("config, data set or base", f"{self.identity} {config}", "give all machines the same files")
         self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
         if found:
             self.done, lines = checkpoint.restore(found[0], self.policy, self.updater, self.identity, allowed)
             said = [*found[1], *lines]
-        self.saved = self.done
+        self.saved, self.whole = self.done, True  # whole: the LoRA is that of step `done`
         self.sampler.serve(self.policy)
         self.served_base = self.sampler.fingerprint()
         needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
         check = self_test(self.sampler, self.updater, self.train_prompts[:2])
-        said += rundir.begin(self.folder, config.dump(), resume)
-        self.log, self.alarms = RunLog(self.folder, self.done, config.run.steps), Alarms()
-        self.health = LoraHealth(self.policy)
-        self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, before=self.done + 1)
+        said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
+        ranks.gather(None, None)  # an earlier run, which may lie there, is out of the way
+        self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
+        if ranks.first:
+            self.log = RunLog(self.folder, self.done, config.run.steps)
+            self.alarms, self.health = Alarms(), LoraHealth(self.policy)
         said += [self.policy.held, needs, "self-test: vLLM serves the LoRA it is given (log-probs within "
                  f"{check['gap']:.2g} of the trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
-        for line in said:
+        self.say(*said, *([] if ranks.size == 1 else [f"{ranks.size} ranks, {ranks.about}"]))
+        ranks.taken()  # starting does not count
+
+    def say(self, *lines: str) -> None:
+        """Print lines, once."""
+        for line in lines if self.ranks.first else []:
             self.log.say(line)
 
     def step(self, step: int) -> None:
         """One GRPO step. A signal abandons it while it samples; later it waits until the step is trained and recorded."""
-        config, clock = self.config, Clock()
+        config, ranks, clock = self.config, self.ranks, Clock()
         with clock("rollout"):
-            groups, replaced = step_groups(self.sampler, self.policy, self.task, self.train_prompts, step, config)
+            groups, replaced = step_groups(self.sampler, self.policy, self.task, self.train_prompts, step, config, ranks)
         with deferred():
+            self.whole = config.algorithm.epochs == 1  # else a rank may be lost between two updates
             try:
                 with clock("train"):
                     advantages_PG = advantages(groups, config)
@@ -85,21 +99,23 @@ class Trainer:
                 raise type(error)(f"step {step}: {error}; {self.keep(step, groups, error)}") from None
             with clock("sync"):
                 self.sampler.swap_lora(self.policy.lora())
-            with clock("record"):
-                alarms, lines = self.alarms.check(groups + replaced)
-                health, norm = self.health.measure(self.updater.gradient_norms)
-                self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
-                self.log.modules(step, health)
-            self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),
-                                 **memory_metrics(self.policy.device)})
-            for line in lines:
-                self.log.say(f"step {step}: {line}")
-            self.done = step
+            if ranks.first:
+                with clock("record"):
+                    alarms, lines = self.alarms.check(groups + replaced)
+                    health, norm = self.health.measure(self.updater.gradient_norms)
+                    self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
+                    self.log.modules(step, health)
+                self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),
+                                     **ranks.taken(), **memory_metrics(self.policy.device)})
+                self.say(*(f"step {step}: {line}" for line in lines))
+            self.done, self.whole = step, True
 
     def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
         """Keep the batch that stopped the run. Returns what to do with it, in words."""
+        path = self.folder / "repro" / f"step-{step:05d}.safetensors"
         try:
-            path = kept.keep(self.folder / "repro", step, self.updater, groups, str(error))
+            if self.ranks.first:
+                kept.keep(path.parent, step, self.updater, groups, str(error))
         except OSError as fault:  # a full disk must not hide why the run stops
             return f"its batch could not be kept ({fault.strerror})"
         return f"python -m grpo.replay {path} runs it again"
@@ -108,10 +124,11 @@ class Trainer:
         """Evaluate after the last finished step, if that is due and was not done before."""
         config, step = self.config, self.done
         if step not in self.evaluations and (step % config.eval.every == 0 or step == config.run.steps):
-            table = evaluate(self.sampler, self.policy, self.task, self.test_prompts)
+            table = evaluate(self.sampler, self.policy, self.task, self.test_prompts, self.ranks)
             with deferred():
                 self.evaluations.add(step, table)
-                self.log.evaluation(step, table)
+                if self.ranks.first:
+                    self.log.evaluation(step, table)
 
     def save(self) -> None:
         """Write a checkpoint of the last finished step.
@@ -121,34 +138,40 @@ class Trainer:
         if (self.policy.fingerprint(), self.sampler.fingerprint()) != (self.identity.base, self.served_base):
             raise SyncError(f"step {self.done}: a weight of the frozen base has changed since the start; nothing was saved")
         check_served(self.policy, self.sampler)
-        self.log.flush()
-        checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
+        if self.ranks.first:
+            self.log.flush()
+            checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
         self.saved = self.done
 
 
-def train(config: Config, task: Task, resume: bool, allowed: Collection[str] = ()) -> Evaluations:
+def train(
+    config: Config, task: Task, resume: bool, allowed: Collection[str] = (), ranks: Ranks = ALONE
+) -> Evaluations:
     """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory.
 
-    allowed: config keys, "data" or "base", that may differ from the checkpoint's. Raises UserError, Aborted, Interrupted.
+    allowed: config keys, "data" or "base", that may differ from the checkpoint's. Raises UserError, Aborted, Interrupted,
+    RankLostError.
     """
     with writable(Path(config.run.dir), "checkpoints there are whole; make room, then go on with --resume"):
-        run = Trainer(config, task, resume, allowed)
+        run = Trainer(config, task, resume, allowed, ranks)
         try:
             run.measure()
             for step in range(run.done + 1, config.run.steps + 1):
                 run.step(step)
                 run.measure()
                 if step % config.checkpoint.every == 0 or step == config.run.steps:
+                    ranks.agree("LoRA", fingerprint(run.policy.lora().items()), "ranks have drifted apart: report this")
                     run.save()
-        except Interrupted:
+        except (Interrupted, RankLostError):
             ignore()  # the next one: what is done is being saved
-            if run.done > run.saved:
+            if run.done > run.saved and run.whole:
                 run.save()
             raise
-        with new_directory(run.folder / "adapter") as part:
-            run.policy.save(part)
+        if ranks.first:
+            with new_directory(run.folder / "adapter") as part:
+                run.policy.save(part)
+            run.log.close()
         run.sampler.close()
-        run.log.close()
     return run.evaluations
 
 

@@ -2,7 +2,7 @@
 
     for every micro-batch of the groups with a signal:   log-probs -> loss -> backward
     then:   are log-probs vLLM's, loss and gradient finite? else nothing below happens
-            clip the gradient norm, set the learning rate, AdamW (8-bit), zero the gradients
+            add up the gradients of all ranks, clip their norm, set the learning rate, AdamW (8-bit), zero the gradients
 """
 
 import math
@@ -15,11 +15,12 @@ from grpo.batch import Denominators, MicroBatch, pad, token_weights, trained_row
 from grpo.config import Config, Optim
 from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
-from grpo.parity import check_parity
 from grpo.policy import Policy
 from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
+from harness.parity import check_parity
 from speed.layers import prepare_layers
-from speed.micro_batches import split
+from speed.micro_batches import deal
+from speed.ranks import ALONE, Ranks
 
 LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
 
@@ -35,8 +36,8 @@ def learning_rate(step: int, steps: int, optim: Optim) -> float:
 class Updater:
     """AdamW with 8-bit moments (arXiv 2110.02861) over the LoRA, and the steps that lead to it."""
 
-    def __init__(self, policy: Policy, config: Config):
-        self.policy, self.config = policy, config
+    def __init__(self, policy: Policy, config: Config, ranks: Ranks = ALONE):
+        self.policy, self.config, self.ranks = policy, config, ranks
         self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
         self.logp_old: LogpOld = {}  # empty on a batch's first epoch: the policy is then its own old
         optim = config.optim
@@ -70,22 +71,27 @@ class Updater:
 
         Neither lets the optimizer move.
         """
-        metrics, logs = self.accumulate(groups, advantages_PG)
+        metrics, logs = self.accumulate(groups, advantages_PG, self.ranks)
         if not self.logp_old:
             metrics |= check_parity(groups, logs, self.policy.dtype)
+        if logs and self.ranks.size > 1:
+            self._add_up_gradients()
         return metrics | self._apply(step, metrics["loss"]), logs
 
-    def accumulate(self, groups: list[Group], advantages_PG: torch.Tensor) -> tuple[Metrics, TokenLogs]:
-        """Add the loss's gradient to the LoRA's."""
+    def accumulate(
+        self, groups: list[Group], advantages_PG: torch.Tensor, ranks: Ranks = ALONE
+    ) -> tuple[Metrics, TokenLogs]:
+        """Add the gradient of the loss, or of this rank's share of it, to the LoRA's. What is returned is of the whole."""
         config = self.config
         denominators = Denominators.of(groups, config.algorithm, config.rollout.max_new_tokens)
         self.policy.round_lora()
         done = []
-        for rows in split(groups, trained_rows(groups, advantages_PG, config.algorithm), config.train.micro_batch_tokens):
+        trained = trained_rows(groups, advantages_PG, config.algorithm)
+        for rows in deal(groups, trained, config.train.micro_batch_tokens, ranks.size)[ranks.rank]:
             batch = MicroBatch.of(groups, rows, self.policy.device)
             sampler_BT = pad([groups[p].completions[row].sample.logp for p, row in rows], torch.float32)
             done.append((batch, *self._micro_batch(batch, advantages_PG, sampler_BT, denominators)))
-        return self._found(done)  # read at the end: until then the host runs ahead of a GPU
+        return self._found(done, ranks)  # read at the end: until then the host runs ahead of a GPU
 
     def _micro_batch(
         self, batch: MicroBatch, advantages_PG: torch.Tensor, sampler_BT: torch.Tensor, denominators: Denominators
@@ -106,16 +112,20 @@ class Updater:
         return found | ({} if data.logp_ref_BT is None else {"ref": data.logp_ref_BT}), {"loss": loss.detach(), **sums}
 
     def _found(
-        self, done: list[tuple[MicroBatch, dict[str, torch.Tensor], dict[str, torch.Tensor]]]
+        self, done: list[tuple[MicroBatch, dict[str, torch.Tensor], dict[str, torch.Tensor]]], ranks: Ranks
     ) -> tuple[Metrics, TokenLogs]:
-        """What the micro-batches found, as numbers."""
+        """What the micro-batches of all ranks found, as numbers."""
         logs: TokenLogs = {}
         for batch, found, _ in done:
             rows = {name: values_BT.tolist() for name, values_BT in found.items()}
             for b, (row, n) in enumerate(zip(batch.rows, batch.mask_BT.sum(1).tolist(), strict=True)):
                 logs[row] = TokenLog(**{name: values[b][:n] for name, values in rows.items()})
+        names = ("loss", "clipped", "kl_ref", "correction")
+        mine = {name: sum(sums[name].item() for *_, sums in done) for name in names}
+        shares = ranks.gather((list(logs.items()), mine), tuple[list[tuple[Row, TokenLog]], dict[str, float]])
+        logs = dict(sorted((item for of_rank, _ in shares for item in of_rank), key=lambda item: item[0]))
+        sums = {name: sum(of_rank[name] for _, of_rank in shares) for name in names}
         tokens = sum(len(log.logp) for log in logs.values())
-        sums = {name: sum(sums[name].item() for *_, sums in done) for name in ("loss", "clipped", "kl_ref", "correction")}
         sums["entropy"] = sum(sum(log.entropy) for log in logs.values())
         means = {name: total / tokens if tokens else None for name, total in sums.items()}
         metrics = {"loss": sums["loss"], "policy/entropy": means["entropy"], "policy/clip_fraction": means["clipped"],
@@ -135,6 +145,13 @@ class Updater:
         """logp_BT under the base."""
         with self.policy.base_only():
             return self._score(batch).logp_BT
+
+    def _add_up_gradients(self) -> None:
+        """Every rank's gradient of its share of the loss becomes that of the loss: a sum, in one buffer."""
+        parameters = self.policy.parameters.values()
+        flat_X = torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters])
+        for p, part in zip(parameters, self.ranks.add_up(flat_X).split([p.numel() for p in parameters]), strict=True):
+            p.grad = part.view_as(p)
 
     def _apply(self, step: int, loss: float) -> Metrics:
         lr = learning_rate(step, self.config.run.steps, self.config.optim)

@@ -11,9 +11,9 @@ from harness.files import brief, read_object, write_text
 class Evaluations:
     """runs/NAME/evaluation.json: the references, and one table a measured step."""
 
-    def __init__(self, path: Path, references: dict[str, Reference], before: int):
+    def __init__(self, path: Path, references: dict[str, Reference], before: int, writes: bool = True):
         """Start the file, or keep what an earlier part of the run measured before step `before`. Raises UserError."""
-        self.path, self.references = path, references
+        self.path, self.references, self.writes = path, references, writes
         try:
             earlier = read_object(path)["steps"] if path.exists() else []
             self.steps = [row for row in earlier if row["step"] < before]
@@ -29,7 +29,8 @@ class Evaluations:
         """Record a step's table, on disk before this returns."""
         self.steps.append({"step": step, **table})
         named = {name: reference.accuracy for name, reference in self.references.items()}
-        write_text(self.path, json.dumps({**named, "steps": self.steps}, indent=1) + "\n")
+        if self.writes:
+            write_text(self.path, json.dumps({**named, "steps": self.steps}, indent=1) + "\n")
 
     def __str__(self) -> str:
         """The table: the references, then the first and the last measured step, in percent."""

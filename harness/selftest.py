@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import torch
 
-from grpo.parity import SyncError, check_parity, mean_gap, token_pairs
 from grpo.policy import Policy
 from grpo.sampler import Sampler
 from grpo.types import Completion, Group, Metrics, Prompt, Score, TokenLogs
 from grpo.update import Updater
+from harness.parity import SyncError, check_parity, mean_gap, token_pairs
 
 LOUDNESS = 1.0  # rms of the test LoRA's update, as a share of the rms of the weight it is added to
 MARGIN = 0.1  # the engines may differ by this share of what another LoRA would make them differ

@@ -1,7 +1,11 @@
-"""A step's completions in parts. They decide memory and speed only: what the loss is divided by is counted before."""
+"""A step's completions in parts, and those dealt out to ranks.
+
+They decide memory and speed only: what the loss is divided by is counted before.
+"""
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import groupby
 
 from grpo.types import Group, Row
@@ -26,6 +30,29 @@ def split(groups: Sequence[Group], rows: Sequence[Row], budget: int) -> list[lis
             batches[-1] += [(p, chosen[at]) for at in part]
             room -= tokens
     return batches
+
+
+def deal(groups: Sequence[Group], rows: Sequence[Row], budget: int, ranks: int) -> list[list[list[Row]]]:
+    """For each rank, its micro-batches of the named completions: about as many tokens to read for each.
+
+    Whoever sampled a completion, any rank can train on it; the groups with a signal need not lie evenly.
+    """
+    batches = split(groups, rows, budget)
+    if ranks == 1:
+        return [batches]
+    small = math.ceil(sum(map(partial(_tokens, groups), batches)) / ranks)  # so that there is something to deal
+    hands, sums = [[] for _ in range(ranks)], [0] * ranks
+    for batch in sorted(split(groups, rows, min(budget, small)), key=lambda batch: -_tokens(groups, batch)):
+        least = sums.index(min(sums))
+        hands[least].append(batch)
+        sums[least] += _tokens(groups, batch)
+    return [sorted(hand) for hand in hands]
+
+
+def _tokens(groups: Sequence[Group], rows: Sequence[Row]) -> int:
+    """What a micro-batch reads."""
+    return (sum(len(groups[p].prompt.token_ids) for p in {p for p, _ in rows})
+            + sum(len(groups[p].completions[row].sample.token_ids) for p, row in rows))
 
 
 def _parts(lengths: Sequence[int], room: int) -> list[list[int]]:

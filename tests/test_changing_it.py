@@ -15,8 +15,8 @@ from typing import NamedTuple
 import pytest
 
 from grpo.types import Problem
+from harness.tasks import load_class
 from tests.conftest import ROOT, lines
-from train import load_class
 
 DOCUMENT = ROOT / "docs" / "changing-it.md"
 BLOCK = re.compile(r"(?:`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)

@@ -9,8 +9,8 @@ import pytest
 from examples import iso_base
 from examples.iso_dates import DAYS, IsoDates, accuracy
 from grpo.types import Problem, UserError
+from harness.tasks import load_class
 from tests.conftest import ROOT, run_train
-from train import load_class
 
 CONFIG = "examples/iso_dates.yaml"
 

@@ -14,7 +14,7 @@ MAY_IMPORT = {"symbols": set(), "harness": {"grpo.types"}, "speed": {"grpo.types
               "adapter": {"symbols", "harness", "grpo.types"}}
 COMPOSERS = {
     "trained.py": {"grpo.config", "grpo.policy", "grpo.sampler"},  # it composes, as train.py does
-    "selftest.py": {"grpo.parity", "grpo.policy", "grpo.sampler", "grpo.update"},  # so does this
+    "selftest.py": {"grpo.policy", "grpo.sampler", "grpo.update"},  # so does this
     "checkpoint.py": {"grpo.config", "grpo.policy", "grpo.update"},
     "kept.py": {"grpo.config", "grpo.update"},
     "dry_step.py": {"grpo.config", "grpo.update"}, "lora_health.py": {"grpo.policy"},  # for their annotations alone,
@@ -60,7 +60,7 @@ def test_files_and_functions_stay_small():
     assert all(len(p.read_text().splitlines()) <= 250 for p in (ROOT / "grpo" / "report").iterdir() if p.is_file())
     assert lines[Path("train.py")] <= 100
     assert grpo <= 1800
-    assert harness <= 1400
+    assert harness <= 1500
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

@@ -19,12 +19,12 @@ import harness.selftest
 from adapter.task import Settings, SymbolTask
 from grpo import replay
 from grpo.advantage import ADVANTAGES
-from grpo.parity import SyncError, check_parity
 from grpo.rollout import rewards, rollout, step_prompts
 from grpo.sampler import Sampler
 from grpo.trainer import Trainer
 from grpo.update import Updater
 from harness.kept import keep
+from harness.parity import SyncError, check_parity
 from harness.selftest import loud_lora, self_test
 from tests import swap_faults
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy

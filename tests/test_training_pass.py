@@ -81,7 +81,7 @@ def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, 
     oracle = padded_gradients(fp32_policy)
     _, metrics, logs = shared_gradients(fp32_policy)
     sizes = []
-    monkeypatch.setattr("grpo.update.split", lambda *a: [sizes.append(len(rows)) or rows for rows in split(*a)])
+    monkeypatch.setattr("speed.micro_batches.split", lambda *a: [sizes.append(len(rows)) or rows for rows in split(*a)])
     part, part_metrics, part_logs = shared_gradients(
         fp32_policy, GROUPS, ADVANTAGES, "train.head_chunk_tokens=3", f"train.micro_batch_tokens={budget}")
     assert (len(sizes), sum(sizes)) == (parts, 16)

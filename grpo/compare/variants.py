@@ -10,10 +10,10 @@ from grpo.batch import Denominators, pad, token_weights
 from grpo.compare.batch import Batch
 from grpo.config import Algorithm, Config
 from grpo.loss import TokenData, policy_loss
-from grpo.parity import check_parity
 from grpo.rollout import advantages
 from grpo.types import Group, TokenLogs, UserError
 from grpo.update import LogpOld, Updater
+from harness.parity import check_parity
 from harness.schema import from_command_line, validated
 
 PAPERS = {"grpo": "2402.03300", "dr_grpo": "2503.20783", "dapo": "2503.14476", "gspo": "2507.18071", "cispo": "2506.13585",

@@ -1,0 +1,228 @@
+"""Several processes, one run: what `torchrun` starts, each with an engine and a copy of the base of its own.
+
+A rank samples its share of a step's prompts and trains on its share of the tokens; what it finds goes to all others, so
+that advantages, denominators, metrics and alarms are those of the whole step everywhere. Two things are sent: messages,
+as MessagePack over gloo, and gradients, over NCCL where each rank has a GPU.
+
+Three facts decide how ranks are joined.
+
+    vLLM takes the default process group for its own, and makes one of a single process. Ours is therefore no default group
+    but an object, made from torchrun's store.
+    torchrun's variables would send vLLM's group to torchrun's server for its store, which waits for ever. They are read
+    once, and taken out of the environment.
+    A process that waits for others hears no signal. It learns that one is gone when the connection closes.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from psutil import Process
+
+from grpo.types import Metrics, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed import ProcessGroup, Store
+
+T = TypeVar("T")
+VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
+             "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
+PATIENCE = timedelta(minutes=30)  # how long a rank waits for the slowest: an engine's start, or a rollout
+HEARD = timedelta(seconds=5)  # how long a rank waits for what the first says of its end
+
+
+class RankLostError(Exception):
+    """Another rank has ended. The message is one line."""
+
+
+class Ranks:
+    """This process among `size`. The first, rank 0, is the one that writes and prints."""
+
+    rank, size, restarted = 0, 1, False
+    about = ""  # how gradients travel
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    def mine(self, items: Sequence[T]) -> Sequence[T]:
+        """This rank's share: every size-th."""
+        return items[self.rank :: self.size]
+
+    def whole(self, shares: Sequence[Sequence[T]]) -> list[T]:
+        """What every rank's share was made into, in the order of `items`."""
+        together: list[T] = [None] * sum(map(len, shares))
+        for rank, share in enumerate(shares):
+            together[rank :: self.size] = share
+        return together
+
+    def gather(self, value: T, kind: Any) -> list[T]:
+        """Every rank's value, in the order of ranks, on every rank. kind: its type, as msgspec decodes it.
+
+        Raises RankLostError where a rank has ended.
+        """
+        return [value]
+
+    def add_up(self, numbers_X: "torch.Tensor") -> "torch.Tensor":
+        """The sum over ranks, equal to the last bit on all. Raises RankLostError where a rank has ended."""
+        return numbers_X
+
+    @contextmanager
+    def first_first(self) -> Iterator[None]:
+        """The first does what is within it, then the others do: what one leaves on disk, the others find there."""
+        if not self.first:
+            self.gather(None, None)
+        yield
+        if self.first:
+            self.gather(None, None)
+
+    def need(self, prompts: int) -> None:
+        """Raises UserError where a step's prompts are too few for all to have one."""
+        if prompts < self.size:
+            raise UserError(f"rollout.prompts_per_step = {prompts}: {self.size} ranks need as many, one each; raise it, or "
+                            "start fewer")
+
+    def goes_on(self, file: Path) -> bool:
+        """Whether torchrun started this rank anew, after one was lost, and the file is from its earlier attempt."""
+        return self.restarted and file.is_file() and file.stat().st_mtime > Process(os.getppid()).create_time()
+
+    def agree(self, what: str, value: str, cure: str) -> None:
+        """Raises UserError where a rank has another value than the first."""
+        for rank, theirs in enumerate(values := self.gather(value, str)):
+            if theirs != values[0]:
+                raise UserError(f"rank {rank} has another {what} than rank 0 ({theirs[:80]}, not {values[0][:80]}); {cure}")
+
+    def taken(self) -> Metrics:
+        """Seconds since the last call: this rank's wait for others, and the sum of gradients. Empty for a rank alone."""
+        return {}
+
+    def last_word(self, message: str) -> str | None:
+        """What of an error's message this rank should print: nothing, where the first says the same."""
+        return message
+
+
+ALONE = Ranks()
+
+
+class Joined(Ranks):
+    """One of several."""
+
+    def __init__(self, store: "Store", rank: int, size: int, nccl: bool, restarted: bool):
+        """Meet the others. nccl: whether gradients can go from GPU to GPU."""
+        from torch.distributed import PrefixStore, ProcessGroupGloo
+
+        self.rank, self.size, self.restarted = rank, size, restarted
+        self._store, self._nccl = store, nccl
+        self.about = "gradients over NCCL" if nccl else "gradients over gloo, through the hosts' memory"
+        self._talk = ProcessGroupGloo(PrefixStore("talk", store), rank, size, PATIENCE)
+        self._sums: ProcessGroup | None = None  # NCCL's, once there is a gradient
+        self._seconds = {"wait": 0.0, "allreduce": 0.0}
+
+    def gather(self, value: T, kind: Any) -> list[T]:
+        """See Ranks."""
+        import torch
+
+        mine = torch.frombuffer(bytearray(msgspec.msgpack.encode(value)), dtype=torch.uint8)
+        started = time.perf_counter()
+        sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
+        self._run(lambda: self._talk.allgather([sizes], [torch.tensor([len(mine)])]))
+        self._seconds["wait"] += time.perf_counter() - started
+        longest = max(int(n) for n in sizes)
+        padded = torch.cat([mine, mine.new_zeros(longest - len(mine))])
+        theirs = [torch.empty_like(padded) for _ in range(self.size)]
+        self._run(lambda: self._talk.allgather([theirs], [padded]))
+        decoder = msgspec.msgpack.Decoder(kind)
+        return [decoder.decode(t[: int(n)].numpy().tobytes()) for t, n in zip(theirs, sizes, strict=True)]
+
+    def add_up(self, numbers_X: "torch.Tensor") -> "torch.Tensor":
+        """See Ranks."""
+        from torch import cuda
+
+        if numbers_X.is_cuda:
+            cuda.synchronize()
+        before = time.perf_counter()
+        self._run(self._talk.barrier)  # who comes last is not the sum's fault
+        started = time.perf_counter()
+        self._seconds["wait"] += started - before
+        if self._nccl and numbers_X.is_cuda:
+            total_X = numbers_X.clone()
+            self._run(lambda: self._over_nccl().allreduce([total_X]))
+            cuda.synchronize()
+        else:
+            total_X = numbers_X.detach().to("cpu", copy=True)
+            self._run(lambda: self._talk.allreduce([total_X]))
+            total_X = total_X.to(numbers_X.device)
+        self._seconds["allreduce"] += time.perf_counter() - started
+        return total_X
+
+    def taken(self) -> Metrics:
+        """See Ranks."""
+        taken = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
+        self._seconds = dict.fromkeys(self._seconds, 0.0)
+        return taken
+
+    def last_word(self, message: str) -> str | None:
+        """See Ranks."""
+        try:
+            if self.first:
+                self._store.set("last word", message)
+                return message
+            self._store.wait(["last word"], HEARD)
+            if self._store.get("last word").decode() == message:
+                return None
+        except RuntimeError:  # the first lives, or torchrun's store does not
+            pass
+        return f"rank {self.rank}: {message}"
+
+    def _over_nccl(self) -> "ProcessGroup":
+        if self._sums is None:
+            from torch.distributed import PrefixStore, ProcessGroupNCCL
+
+            options = ProcessGroupNCCL.Options()
+            options._timeout = PATIENCE
+            self._sums = ProcessGroupNCCL(PrefixStore("sums", self._store), self.rank, self.size, options)
+        return self._sums
+
+    def _run(self, start) -> None:
+        try:
+            start().wait()
+        except RuntimeError as error:
+            raise RankLostError(f"another rank has ended, or was not heard of for {PATIENCE} ({str(error).splitlines()[0]})"
+                                ) from None
+
+
+def join() -> Ranks:
+    """This process's place, from torchrun's variables, which are taken out of the environment; ALONE without them.
+
+    On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one.
+    """
+    if "WORLD_SIZE" not in os.environ:
+        return ALONE
+    attempt, store, rank, size = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), None, 0, 1
+    if int(os.environ["WORLD_SIZE"]) > 1:
+        import torch.distributed as dist
+
+        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # it remembers where those of the one before were found
+    here, beside = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    for name in VARIABLES:
+        os.environ.pop(name, None)
+    gpus = _gpus()
+    if gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[here % len(gpus)]
+    return Joined(store, rank, size, beside <= len(gpus), attempt > 0) if store else ALONE
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may see, by the names CUDA_VISIBLE_DEVICES takes."""
+    import torch
+
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [*map(str, range(torch.cuda.device_count()))] if named is None else [n for n in named.split(",") if n]
