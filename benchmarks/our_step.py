@@ -3,10 +3,10 @@
     python -m benchmarks.our_step --model DIR --out FILE [--profile FILE] [key.path=value ...]
     python -m benchmarks.our_step --model models/tiny --prompts 4 --group 16 --prompt-tokens 60 --new-tokens 24
 
-It is `train.py`'s own class that steps, with every guard, record and alarm of a run; the workload is that of
-benchmarks/trl_step.py: prompts of --prompt-tokens tokens, completions of exactly --new-tokens, rewards that differ within
-each group. On a GPU it also says which share of the matrix-product ceiling of that GPU, measured beside it, the training
-pass reaches.
+It is `train.py`'s own class that steps, with every guard, record and alarm of a run; under torchrun its ranks share the
+step (benchmarks/scale.py). The workload is that of benchmarks/trl_step.py: prompts of --prompt-tokens tokens, completions of
+exactly --new-tokens, rewards that differ within each group. On a GPU it also says which share of the matrix-product ceiling
+of that GPU, measured beside it, the training pass reaches.
 """
 
 import argparse
@@ -30,9 +30,11 @@ from grpo.types import Problem, Score
 from harness.identity import versions
 from harness.memory import memory_metrics
 from harness.schema import read_config, validated
+from speed.ranks import join
 
+RANKS = join()  # before anything looks for a GPU
 CUDA = torch.cuda.is_available()
-PHASES = ("rollout", "sync", "train", "step")
+PHASES = ("rollout", "sync", "train", "step", "wait", "allreduce")
 
 
 class FixedLength:
@@ -119,19 +121,22 @@ def main(words: list[str]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     args = parser.parse_intermixed_args(words)
     Chat.stop_ids = property(lambda self: [])  # nothing ends a completion early
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as own:
+        folder = RANKS.gather(own, str)[0]
         config = configured(args.model, folder, args.overrides, args.prompts, args.group, args.new_tokens, args.lora_rank,
                             args.steps, args.vllm_gib)
         most = ceiling()
         task = FixedLength(FixedLength.Settings(digits=args.prompt_tokens - overhead(args.model),
                                                 prompts=args.prompts * args.steps), seed=0)
-        trainer = Trainer(config, task, resume=False, allowed=())
+        trainer = Trainer(config, task, resume=False, allowed=(), ranks=RANKS)
         ready = time.time() - psutil.Process().create_time()
         for step in range(1, args.steps + 1):
             if args.profile and step == args.steps:
                 profiled(trainer, step, args.profile)
             else:
                 trainer.step(step)
+        if not RANKS.first:
+            return
         trainer.log.flush()
         lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
         lengths = [len(p.token_ids) for p in trainer.train_prompts]
@@ -147,13 +152,14 @@ def main(words: list[str]) -> None:
 
 def described(args: argparse.Namespace, config: Config, trainer: Trainer, lines: list[dict], lengths: list[int]) -> dict:
     """What was run, and the figures of every step."""
-    steps = [{f"{phase}_s": line[f"time/{phase}_s"] for phase in PHASES} for line in lines]
+    steps = [{f"{phase}_s": line[f"time/{phase}_s"] for phase in PHASES if f"time/{phase}_s" in line} for line in lines]
     for step, line in zip(steps, lines, strict=True):
         step["other_s"] = step["step_s"] - step["rollout_s"] - step["sync_s"] - step["train_s"]
         step["tokens_per_s"] = line["tokens/trained"] / step["step_s"]
     engine_weights, cache = trainer.sampler.memory()
     gib = memory_metrics(trainer.policy.device)["memory/peak_gib"]
-    return {"rival": "this trainer", "model": args.model, "prompts": args.prompts, "group": args.group,
+    return {"rival": "this trainer", "model": args.model, "ranks": RANKS.size, "gradients": RANKS.about,
+            "prompts": args.prompts, "group": args.group,
             "prompt_tokens": sum(lengths) / len(lengths), "new_tokens": args.new_tokens, "lora_rank": args.lora_rank,
             "micro_batch_tokens": config.train.micro_batch_tokens, "held": trainer.policy.held,
             "vllm_weights_gib": engine_weights / 2**30, "kv_cache_gib": cache / 2**30, "peak_gib": gib,

@@ -195,7 +195,7 @@ def float64():
 
 
 def by_grpo(step: Step, config: Config, budget: int = 10**6, garbage: float = 0.0, columns: int = 0) -> Ours:
-    """advantages -> trained_rows -> deal -> policy_loss -> backward, as grpo/update.py puts them together.
+    """advantages -> trained_rows -> split -> policy_loss -> backward, as grpo/update.py puts them together.
 
     garbage, columns: what the padding holds, in log pi NaN, and how much more of it there is than a micro-batch needs.
     """

@@ -4,6 +4,7 @@ The first tests join two threads; the last start torchrun, as a user does, with 
 """
 
 import os
+import re
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -20,7 +21,7 @@ from grpo.update import Updater
 from speed import ranks as module
 from speed.micro_batches import deal, split
 from speed.ranks import ALONE, Joined, RankLostError, join
-from tests.conftest import group_of, randomize, sampled_by, tiny_config, tiny_policy
+from tests.conftest import ROOT, group_of, randomize, sampled_by, tiny_config, tiny_policy
 
 
 def together(*work):
@@ -216,3 +217,25 @@ def test_dealing_loses_nothing_and_is_even(lengths, budget, ranks):
     largest = max(tokens for hand in read for tokens in hand)
     assert max(map(sum, read)) - min(map(sum, read)) <= largest
     assert largest <= max(budget, 37)
+
+
+# ---- docs/scale.md
+
+
+def test_the_cost_model_gives_the_table_it_stands_beside():
+    """Its formulas and constants, written down once more."""
+    text = (ROOT / "docs" / "scale.md").read_text()
+    rows = [[cell.strip().replace(",", "") for cell in line.strip("|").split("|")]
+            for line in text.splitlines() if re.match(r"\| \d+ \| \d+ \|", line)]
+    assert [row[0] for row in rows] == ["1", "2", "8", "64", "512"]
+    alone = None
+    for ranks, prompts, *said in ([float(cell) for cell in row] for row in rows):
+        completions = 64 * prompts
+        rollout = 0.54e-3 * completions / ranks + 128 * (4.5e-3 + 39.4e-6 * completions / ranks)
+        train = 9.76e-3 * completions / ranks
+        allreduce = 2 * (ranks - 1) / ranks * 349e6 / (300e9 if ranks <= 8 else 40e9)
+        host = (0.38e-3 if ranks == 1 else 0.42e-3) * completions
+        step = rollout + train + allreduce + host
+        alone = alone or completions / step
+        wanted = [rollout, train, allreduce, host, step, 1 / step, completions / step, completions / step / alone]
+        assert said == pytest.approx(wanted, rel=0.05, abs=0.05), (ranks, wanted)
