@@ -14,28 +14,27 @@ from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, listen
 from harness.tasks import load_class
-from speed.ranks import RankLostError, Ranks, join
+from speed.ranks import ALONE, RankLostError, Ranks, join
 
 
 def main(argv: list[str]) -> int:
-    """Join the other ranks, if torchrun started some; train; say how it ended. Rank 0 alone repeats what all would say."""
-    ranks = join()
+    """Join the other ranks, if torchrun started some; train; say how it ended, once for all ranks that end so."""
+    ranks, consequence = ALONE, False
     try:
+        ranks = join()
         train_as_told(argv, ranks)
+        return 0
     except UserError as error:
         code, message = 2, f"error: {error}"
     except Aborted as error:
         code, message = 1, f"stopped: {error}"
     except RankLostError as error:
-        code, message = 1, f"stopped: {error}; its own error is in the output; --resume goes on from the last checkpoint"
-        if not ranks.first:
-            return code
+        code, message, consequence = 1, f"stopped: {error}; --resume goes on from the newest checkpoint", True
     except Interrupted as interrupt:
-        code, message = interrupt.code, f"interrupted by {interrupt}; --resume goes on from the last finished step"
-    else:
-        return 0
-    if said := ranks.last_word(message):
-        print(said, file=sys.stderr)
+        code, consequence = interrupt.code, True
+        message = f"interrupted by {interrupt}; --resume goes on from the last finished step"
+    if ranks.first or not consequence:
+        sys.stderr.write(ranks.last_word(f"{message}\n"))
     return code
 
 
@@ -62,15 +61,17 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     if lacking:
         raise UserError(f"missing here: {'; '.join(lacking)}; on a machine without them use configs/tiny.yaml")
     ranks.need(config.rollout.prompts_per_step)
-    started = Path(config.run.dir) / "config.yaml"
-    resume = args.resume is not None or ranks.goes_on(started)
-    if resume and not started.is_file():
+    resume, started = args.resume is not None, (Path(config.run.dir) / "config.yaml").is_file()
+    if ranks.restarts and not resume:
+        raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, which begins one where "
+                        "there is none, or leave the restarts out")
+    if resume and not started and not ranks.restarts:
         raise UserError(f"--resume: {config.run.dir} holds no checkpoints, and is no run; run without --resume")
     with ranks.first_first():  # who asks an API keeps its answers
         task = task_class(settings, seed=config.run.seed)
     from grpo.trainer import train
 
-    table = train(config, task, resume, args.allow_change, ranks)
+    table = train(config, task, resume and started, args.allow_change, ranks)
     if ranks.first:
         print(table)
 

@@ -52,7 +52,7 @@ def collect(run: Path, conditions: Path | None, machine: str, resumed: list[int]
                           for line in lines] for name in ("custom", "standard")},
         "seconds": [[round(line[f"time/{name}_s"], 3) for line in lines] for name in TIMES],
         "tokens": [round(line["completion/mean_tokens"], 2) for line in lines],
-        "parity": statistics.median(line["parity/logp_mean_abs_diff"] or 0.0 for line in lines),
+        "parity": statistics.median(gap for line in lines if (gap := line["parity/logp_mean_abs_diff"]) is not None),
         "peak_gib": max(line["memory/peak_gib"] for line in lines),
         "conditions": {name: condition(conditions / f"full-{name}") for name in CONDITIONS
                        if conditions and (conditions / f"full-{name}").is_dir()}}

@@ -158,8 +158,8 @@ def described(args: argparse.Namespace, config: Config, trainer: Trainer, lines:
         step["tokens_per_s"] = line["tokens/trained"] / step["step_s"]
     engine_weights, cache = trainer.sampler.memory()
     gib = memory_metrics(trainer.policy.device)["memory/peak_gib"]
-    return {"rival": "this trainer", "model": args.model, "ranks": RANKS.size, "gradients": RANKS.about,
-            "prompts": args.prompts, "group": args.group,
+    return {"rival": "this trainer", "model": args.model, "ranks": RANKS.size,
+            "about": RANKS.about(trainer.policy.device.type), "prompts": args.prompts, "group": args.group,
             "prompt_tokens": sum(lengths) / len(lengths), "new_tokens": args.new_tokens, "lora_rank": args.lora_rank,
             "micro_batch_tokens": config.train.micro_batch_tokens, "held": trainer.policy.held,
             "vllm_weights_gib": engine_weights / 2**30, "kv_cache_gib": cache / 2**30, "peak_gib": gib,

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 import torch
@@ -62,6 +62,9 @@ def rollout(
     sampled = sampler.sample(mine, ranks.mine(seeds), group_size) if mine else []
     completions = [tuple(scored(task, policy, prompt, sample) for sample in samples)
                    for prompt, samples in zip(mine, sampled, strict=True)]
+    if ranks.size > 1:  # a message would make a float of an int
+        for completion in (c for c in chain(*completions) if not isinstance(c.score.reward, float)):
+            check_reward(completion)
     every = ranks.whole(ranks.gather(completions, list[tuple[Completion, ...]]))
     return [Group(prompt, of_prompt) for prompt, of_prompt in zip(prompts, every, strict=True)]
 

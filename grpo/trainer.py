@@ -57,12 +57,14 @@ class Trainer:
         self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
         self.updater = Updater(self.policy, config, ranks)
         self.identity = replace(self.identity, base=self.policy.fingerprint())
-        ranks.agree("config, data set or base", f"{self.identity} {config}", "give all machines the same files")
+        for what, value in {"config": config, "data set": self.identity.data, "base": self.identity.base}.items():
+            ranks.agree(what, str(value), "give all machines the same files")
         self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
         if found:
             self.done, lines = checkpoint.restore(found[0], self.policy, self.updater, self.identity, allowed)
             said = [*found[1], *lines]
-        self.saved, self.whole = self.done, True  # whole: the LoRA is that of step `done`
+        self.saved = self.done
+        ranks.agree("LoRA", fingerprint(self.policy.lora().items()), "run.dir must be on a disk that all machines share")
         self.sampler.serve(self.policy)
         self.served_base = self.sampler.fingerprint()
         needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
@@ -70,13 +72,14 @@ class Trainer:
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.gather(None, None)  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
+        self.evaluations.steps = ranks.gather(self.evaluations.steps, list[dict[str, float]])[0]
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps)
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
         said += [self.policy.held, needs, "self-test: vLLM serves the LoRA it is given (log-probs within "
                  f"{check['gap']:.2g} of the trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
-        self.say(*said, *([] if ranks.size == 1 else [f"{ranks.size} ranks, {ranks.about}"]))
+        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
         ranks.taken()  # starting does not count
 
     def say(self, *lines: str) -> None:
@@ -90,7 +93,6 @@ class Trainer:
         with clock("rollout"):
             groups, replaced = step_groups(self.sampler, self.policy, self.task, self.train_prompts, step, config, ranks)
         with deferred():
-            self.whole = config.algorithm.epochs == 1  # else a rank may be lost between two updates
             try:
                 with clock("train"):
                     advantages_PG = advantages(groups, config)
@@ -108,7 +110,7 @@ class Trainer:
                 self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),
                                      **ranks.taken(), **memory_metrics(self.policy.device)})
                 self.say(*(f"step {step}: {line}" for line in lines))
-            self.done, self.whole = step, True
+            self.done = step
 
     def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
         """Keep the batch that stopped the run. Returns what to do with it, in words."""
@@ -164,7 +166,7 @@ def train(
                     run.save()
         except (Interrupted, RankLostError):
             ignore()  # the next one: what is done is being saved
-            if run.done > run.saved and run.whole:
+            if ranks.first and run.done > run.saved and not run.updater.logp_old:
                 run.save()
             raise
         if ranks.first:

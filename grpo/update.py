@@ -39,7 +39,7 @@ class Updater:
     def __init__(self, policy: Policy, config: Config, ranks: Ranks = ALONE):
         self.policy, self.config, self.ranks = policy, config, ranks
         self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
-        self.logp_old: LogpOld = {}  # empty on a batch's first epoch: the policy is then its own old
+        self.logp_old: LogpOld = {}  # empty in a batch's first epoch, before any update on it: the policy is its own old
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)

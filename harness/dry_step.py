@@ -103,7 +103,8 @@ def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[fl
     chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,
             "logits": 16.0 * policy.head.out_features * chunk,
-            "gradients and optimizer": 6.1 * sum(p.numel() for p in policy.parameters.values())}
+            "gradients and optimizer": (6.1 + 8 * (updater.ranks.size > 1)) * sum(  # ranks: and two more to add up
+                p.numel() for p in policy.parameters.values())}
 
 
 def _to_recompute(updater: "Updater", prompt: Prompt, sizes: dict[str, float], free: int) -> int:

@@ -15,25 +15,25 @@ Three facts decide how ranks are joined.
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
-from psutil import Process
 
 from grpo.types import Metrics, UserError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed import ProcessGroup, Store
+    from torch.distributed import ProcessGroup, Store, Work
 
 T = TypeVar("T")
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
              "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
 PATIENCE = timedelta(minutes=30)  # how long a rank waits for the slowest: an engine's start, or a rollout
+SUMMING = timedelta(seconds=45)  # and for a sum over NCCL, for which all are ready
 HEARD = timedelta(seconds=5)  # how long a rank waits for what the first says of its end
 
 
@@ -42,15 +42,11 @@ class RankLostError(Exception):
 
 
 class Ranks:
-    """This process among `size`. The first, rank 0, is the one that writes and prints."""
+    """This process among `size`. The `first`, rank 0, is the one that writes and prints."""
 
-    rank, size, restarted = 0, 1, False
-    about = ""  # how gradients travel
+    rank, size, restarts = 0, 1, False  # restarts: whether torchrun starts ranks anew when one is lost
 
-    @property
-    def first(self) -> bool:
-        """Whether this is rank 0."""
-        return self.rank == 0
+    first = property(lambda self: self.rank == 0)
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's share: every size-th."""
@@ -89,22 +85,24 @@ class Ranks:
             raise UserError(f"rollout.prompts_per_step = {prompts}: {self.size} ranks need as many, one each; raise it, or "
                             "start fewer")
 
-    def goes_on(self, file: Path) -> bool:
-        """Whether torchrun started this rank anew, after one was lost, and the file is from its earlier attempt."""
-        return self.restarted and file.is_file() and file.stat().st_mtime > Process(os.getppid()).create_time()
-
     def agree(self, what: str, value: str, cure: str) -> None:
         """Raises UserError where a rank has another value than the first."""
         for rank, theirs in enumerate(values := self.gather(value, str)):
-            if theirs != values[0]:
-                raise UserError(f"rank {rank} has another {what} than rank 0 ({theirs[:80]}, not {values[0][:80]}); {cure}")
+            if theirs != (ours := values[0]):
+                at = next(n for n, (a, b) in enumerate(zip_longest(theirs, ours)) if a != b)
+                here, there = (text[max(0, at - 30) : at + 50] for text in (theirs, ours))
+                raise UserError(f"rank {rank} has another {what} than rank 0 ({here!r}, not {there!r}); {cure}")
+
+    def about(self, device: str) -> str:
+        """In words: how many, and how gradients travel between them."""
+        return "one rank"
 
     def taken(self) -> Metrics:
         """Seconds since the last call: this rank's wait for others, and the sum of gradients. Empty for a rank alone."""
         return {}
 
-    def last_word(self, message: str) -> str | None:
-        """What of an error's message this rank should print: nothing, where the first says the same."""
+    def last_word(self, message: str) -> str:
+        """What of a last message this rank should print: "" where the first says the same."""
         return message
 
 
@@ -114,22 +112,29 @@ ALONE = Ranks()
 class Joined(Ranks):
     """One of several."""
 
-    def __init__(self, store: "Store", rank: int, size: int, nccl: bool, restarted: bool):
-        """Meet the others. nccl: whether gradients can go from GPU to GPU."""
+    def __init__(self, store: "Store", rank: int, size: int, nccl: bool = False, restarts: bool = False):
+        """Meet the others. nccl: whether this rank has a GPU of its own."""
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
-        self.rank, self.size, self.restarted = rank, size, restarted
-        self._store, self._nccl = store, nccl
-        self.about = "gradients over NCCL" if nccl else "gradients over gloo, through the hosts' memory"
-        self._talk = ProcessGroupGloo(PrefixStore("talk", store), rank, size, PATIENCE)
-        self._sums: ProcessGroup | None = None  # NCCL's, once there is a gradient
+        self.rank, self.size, self.restarts, self._store = rank, size, restarts, store
         self._seconds = {"wait": 0.0, "allreduce": 0.0}
+        try:
+            self._talk: ProcessGroup | None = ProcessGroupGloo(PrefixStore("talk", store), rank, size, PATIENCE)
+        except RuntimeError as error:
+            raise _lost(error) from None
+        self._sums: ProcessGroup | None = None  # NCCL's, once there is a gradient
+        self._nccl = all(self.gather(nccl, bool))
+
+    def about(self, device: str) -> str:
+        """See Ranks."""
+        way = "NCCL" if self._nccl and device == "cuda" else "gloo, through the hosts' memory"
+        return f"{self.size} ranks, gradients over {way}"
 
     def gather(self, value: T, kind: Any) -> list[T]:
         """See Ranks."""
         import torch
 
-        mine = torch.frombuffer(bytearray(msgspec.msgpack.encode(value)), dtype=torch.uint8)
+        mine = torch.frombuffer(bytearray(msgspec.msgpack.encode(value, enc_hook=float)), dtype=torch.uint8)  # NumPy's
         started = time.perf_counter()
         sizes = [torch.zeros(1, dtype=torch.int64) for _ in range(self.size)]
         self._run(lambda: self._talk.allgather([sizes], [torch.tensor([len(mine)])]))
@@ -152,8 +157,8 @@ class Joined(Ranks):
         started = time.perf_counter()
         self._seconds["wait"] += started - before
         if self._nccl and numbers_X.is_cuda:
-            total_X = numbers_X.clone()
-            self._run(lambda: self._over_nccl().allreduce([total_X]))
+            total_X, over_nccl = numbers_X.clone(), self._over_nccl()
+            self._run(lambda: over_nccl.allreduce([total_X]))
             cuda.synchronize()
         else:
             total_X = numbers_X.detach().to("cpu", copy=True)
@@ -168,15 +173,16 @@ class Joined(Ranks):
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         return taken
 
-    def last_word(self, message: str) -> str | None:
+    def last_word(self, message: str) -> str:
         """See Ranks."""
         try:
             if self.first:
                 self._store.set("last word", message)
                 return message
+            self._talk = None  # which tells the first that this one has ended, if it waits
             self._store.wait(["last word"], HEARD)
             if self._store.get("last word").decode() == message:
-                return None
+                return ""
         except RuntimeError:  # the first lives, or torchrun's store does not
             pass
         return f"rank {self.rank}: {message}"
@@ -185,39 +191,54 @@ class Joined(Ranks):
         if self._sums is None:
             from torch.distributed import PrefixStore, ProcessGroupNCCL
 
+            os.environ["TORCH_NCCL_BLOCKING_WAIT"] = "1"  # wait() then raises where a rank is lost, and does not hang
             options = ProcessGroupNCCL.Options()
-            options._timeout = PATIENCE
+            options._timeout = SUMMING
             self._sums = ProcessGroupNCCL(PrefixStore("sums", self._store), self.rank, self.size, options)
         return self._sums
 
-    def _run(self, start) -> None:
+    @staticmethod
+    def _run(start: "Callable[[], Work]") -> None:
+        from torch import OutOfMemoryError
+
         try:
             start().wait()
+        except OutOfMemoryError:
+            raise
         except RuntimeError as error:
-            raise RankLostError(f"another rank has ended, or was not heard of for {PATIENCE} ({str(error).splitlines()[0]})"
-                                ) from None
+            raise _lost(error) from None
+
+
+def _lost(error: RuntimeError) -> RankLostError:
+    return RankLostError(f"another rank has ended, or was not heard of for too long ({' '.join(str(error).split())[-200:]})")
 
 
 def join() -> Ranks:
     """This process's place, from torchrun's variables, which are taken out of the environment; ALONE without them.
 
-    On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one.
+    On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one. Raises
+    RankLostError where the others are not met.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
-    attempt, store, rank, size = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)), None, 0, 1
+    store, rank, size = None, 0, 1
     if int(os.environ["WORLD_SIZE"]) > 1:
         import torch.distributed as dist
 
-        store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        store = dist.PrefixStore(f"attempt {attempt}", store)  # it remembers where those of the one before were found
+        try:
+            store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        except RuntimeError as error:
+            raise _lost(error) from None
+        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # it remembers the attempt before
+            store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
     here, beside = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     for name in VARIABLES:
         os.environ.pop(name, None)
     gpus = _gpus()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[here % len(gpus)]
-    return Joined(store, rank, size, beside <= len(gpus), attempt > 0) if store else ALONE
+    return Joined(store, rank, size, beside <= len(gpus), restarts) if store else ALONE
 
 
 def _gpus() -> list[str]:
@@ -225,4 +246,5 @@ def _gpus() -> list[str]:
     import torch
 
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [*map(str, range(torch.cuda.device_count()))] if named is None else [n for n in named.split(",") if n]
+    names = map(str, range(torch.cuda.device_count())) if named is None else named.split(",")
+    return [name for name in names if name and not name.startswith("-")]

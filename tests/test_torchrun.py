@@ -15,7 +15,7 @@ from tests.conftest import ROOT, TOY, lines, run_train
 from tests.test_docs import RANKS
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
-RUN = (*TOY, "eval.every=10", "checkpoint.every=50")  # checkpoints only where a run is stopped, and at its end
+RUN = (*TOY, "eval.every=10", "checkpoint.every=50")
 
 
 def start(log: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen:
@@ -32,6 +32,7 @@ def kill_rank(launcher: subprocess.Popen, rank: int, folder: Path, after: int) -
         assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = [p for p in psutil.Process(launcher.pid).children() if "train.py" in p.cmdline()]
+    workers.sort(key=lambda p: int(p.environ()["RANK"]))
     assert len(workers) == 2
     workers[rank].send_signal(signal.SIGKILL)
     return time.monotonic()
@@ -77,17 +78,23 @@ def test_a_lost_rank_ends_the_job_and_no_finished_step_is_lost(lost):
     assert text.count("2 ranks, gradients over gloo") == 1
 
 
-def test_a_checkpoint_of_two_ranks_goes_on_with_one_and_torchrun_restarts_by_itself(lost, tmp_path):
+def test_a_checkpoint_of_two_ranks_goes_on_with_one(lost):
     folder, _ = lost
     done = steps_of(folder)
     alone = run_train(*RUN, f"run.dir={folder}", f"run.steps={done + 1}", "--resume")
     assert alone.returncode == 0, alone.stderr[-3000:]
-    log = tmp_path / "log"
-    launcher = start(log, f"run.dir={folder}", f"run.steps={done + 7}", "--resume", restarts=1)
-    kill_rank(launcher, 0, folder, after=done + 3)
+    assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, done + 2))
+
+
+def test_torchrun_restarts_and_the_run_goes_on_where_it_was(tmp_path):
+    """--resume begins a run where there is none; rank 0 is killed, whose steps since the last checkpoint are done again."""
+    folder, log = tmp_path / "run", tmp_path / "log"
+    launcher = start(log, f"run.dir={folder}", "run.steps=7", "checkpoint.every=2", "--resume", restarts=1)
+    kill_rank(launcher, 0, folder, after=3)
     assert launcher.wait(timeout=240) == 0, log.read_text()[-3000:]
-    assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, done + 8))
+    assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 8))
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
+    assert not (tmp_path / "run.1").exists()
     assert "Traceback" not in log.read_text()
 
 

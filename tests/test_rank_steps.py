@@ -1,0 +1,92 @@
+"""One training step on two ranks, here threads: the gradient of one process, and tokens dealt out evenly."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grpo.rollout import advantages
+from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
+from grpo.update import Updater
+from speed.micro_batches import deal, split
+from speed.ranks import ALONE
+from tests.conftest import group_of, randomize, sampled_by, tiny_config, tiny_policy
+from tests.test_ranks import together
+
+
+def some_groups(policy, sizes: list[int], rows: int) -> list[Group]:
+    """Groups of random tokens, every second of which is right; log-probs as the policy has them."""
+    generator = torch.Generator().manual_seed(1)
+
+    def tokens(n: int) -> list[int]:
+        return torch.randint(10, 400, (n,), generator=generator).tolist()
+
+    groups = [group_of(tokens(12 + n), [tokens(n + row % 5) for row in range(rows)]) for n in sizes]
+    return [Group(g.prompt, tuple(Completion(c.sample, "", Score(float(row % 2))) for row, c in enumerate(g.completions)))
+            for g in sampled_by(policy, groups)]
+
+
+@pytest.fixture(scope="module")
+def policies():
+    """Three policies that are the same: of a process alone, and of two ranks."""
+    made = [tiny_policy(tiny_config()) for _ in range(3)]
+    for policy in made:
+        randomize(policy, 0.05)
+    return made
+
+
+@pytest.mark.parametrize("overrides", [(), ("algorithm.aggregation=sequence_mean", "algorithm.beta=0.1"),
+                                       ("algorithm.advantage=batch_std", "algorithm.epochs=2")])
+def test_two_ranks_train_as_one(policies, overrides):
+    config = tiny_config("train.micro_batch_tokens=120", "optim.warmup=0.0", *overrides)
+    groups = some_groups(policies[0], [4, 9, 15], 6)
+    kept = {name: p.detach().clone() for name, p in policies[0].parameters.items()}
+
+    def train(policy, ranks):
+        gradients = {}
+        updater = Updater(policy, config, ranks)
+        updater.optimizer.step = lambda: gradients.update(
+            {name: p.grad.clone() for name, p in policy.parameters.items()})  # before clipping changes nothing here
+        return updater.step(1, groups, advantages(groups, config)), gradients
+
+    (alone_metrics, alone_logs), alone = train(policies[0], ALONE)
+    both = together(lambda r: train(policies[1], r), lambda r: train(policies[2], r))
+    for (metrics, logs), gradients in both:
+        assert logs.keys() == alone_logs.keys()
+        assert metrics["tokens/trained"] == alone_metrics["tokens/trained"] > 0
+        assert metrics["policy/grad_norm"] == pytest.approx(alone_metrics["policy/grad_norm"], rel=1e-5)
+        difference = torch.cat([(gradients[n] - alone[n]).flatten() for n in alone]).norm()
+        norm = torch.cat([g.flatten() for g in alone.values()]).norm()
+        print(float(difference / norm))
+        assert difference / norm < 1e-6
+    assert all(torch.equal(a, b) for a, b in zip(both[0][1].values(), both[1][1].values(), strict=True))
+    assert all(torch.equal(p, kept[name]) for name, p in policies[0].parameters.items())
+
+
+def test_a_step_without_a_signal_is_no_work_for_any(policies):
+    groups = [Group(g.prompt, tuple(Completion(c.sample, "", Score(1.0)) for c in g.completions))
+              for g in some_groups(policies[0], [4, 9], 4)]
+
+    def train(r):
+        return Updater(policies[r.rank], tiny_config(), r).step(1, groups, torch.zeros(2, 4))
+
+    for metrics, logs in together(train, train):
+        assert metrics["policy/grad_norm"] is None
+        assert metrics["tokens/trained"] == 0
+        assert logs == {}
+
+
+@given(st.lists(st.lists(st.integers(1, 30), min_size=2, max_size=12), min_size=1, max_size=6), st.integers(20, 200),
+       st.integers(1, 5))
+def test_dealing_loses_nothing_and_is_even(lengths, budget, ranks):
+    groups = [Group(Prompt(Problem("p", "custom", ()), (1,) * 7, ""), tuple(
+        Completion(Sample((1,) * n, (0.0,) * n, "stop"), "", Score(0.0)) for n in of_group)) for of_group in lengths]
+    rows = [(p, row) for p, of_group in enumerate(lengths) for row in range(len(of_group))]
+    hands = deal(groups, rows, budget, ranks)
+    assert sorted(row for hand in hands for batch in hand for row in batch) == rows
+    if ranks == 1:
+        assert hands == [split(groups, rows, budget)]
+    read = [[7 * len({p for p, _ in batch}) + sum(lengths[p][row] for p, row in batch) for batch in hand] for hand in hands]
+    largest = max(tokens for hand in read for tokens in hand)
+    assert max(map(sum, read)) - min(map(sum, read)) <= largest
+    assert largest <= max(budget, 37)
