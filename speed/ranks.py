@@ -1,11 +1,10 @@
 """Several processes, one run: what `torchrun` starts, each with an engine and a copy of the base of its own.
 
-A rank samples its share of a step's prompts and trains on its share of the tokens; what it finds goes to all others, so
-that advantages, denominators, metrics and alarms are those of the whole step everywhere. Two things are sent: messages,
-as MessagePack over gloo, and gradients, over NCCL where each rank has a GPU.
+A rank samples its share of a step's prompts and trains on its share of the tokens; what it finds goes to all others, so that
+advantages, denominators, metrics and alarms are the whole step's everywhere. Messages go over gloo, gradients over NCCL
+where each rank has a GPU.
 
-Three facts decide how ranks are joined.
-
+Three facts decide how ranks are joined:
     vLLM takes the default process group for its own, and makes one of a single process. Ours is therefore no default group
     but an object, made from torchrun's store.
     torchrun's variables would send vLLM's group to torchrun's server for its store, which waits for ever. They are read
@@ -45,7 +44,6 @@ class Ranks:
     """This process among `size`. The `first`, rank 0, is the one that writes and prints."""
 
     rank, size, restarts = 0, 1, False  # restarts: whether torchrun starts ranks anew when one is lost
-
     first = property(lambda self: self.rank == 0)
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
@@ -82,16 +80,15 @@ class Ranks:
     def need(self, prompts: int) -> None:
         """Raises UserError where a step's prompts are too few for all to have one."""
         if prompts < self.size:
-            raise UserError(f"rollout.prompts_per_step = {prompts}: {self.size} ranks need as many, one each; raise it, or "
-                            "start fewer")
+            raise UserError(f"rollout.prompts_per_step = {prompts}: {self.size} ranks need as many; raise it or start fewer")
 
     def agree(self, what: str, value: str, cure: str) -> None:
         """Raises UserError where a rank has another value than the first."""
         for rank, theirs in enumerate(values := self.gather(value, str)):
             if theirs != (ours := values[0]):
                 at = next(n for n, (a, b) in enumerate(zip_longest(theirs, ours)) if a != b)
-                here, there = (text[max(0, at - 30) : at + 50] for text in (theirs, ours))
-                raise UserError(f"rank {rank} has another {what} than rank 0 ({here!r}, not {there!r}); {cure}")
+                near = slice(max(0, at - 30), at + 50)
+                raise UserError(f"rank {rank} has another {what} than rank 0 ({theirs[near]!r}, not {ours[near]!r}); {cure}")
 
     def about(self, device: str) -> str:
         """In words: how many, and how gradients travel between them."""
@@ -238,7 +235,10 @@ def join() -> Ranks:
     gpus = _gpus()
     if gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[here % len(gpus)]
-    return Joined(store, rank, size, beside <= len(gpus), restarts) if store else ALONE
+    if store:
+        return Joined(store, rank, size, beside <= len(gpus), restarts)
+    ALONE.restarts = restarts
+    return ALONE
 
 
 def _gpus() -> list[str]:
