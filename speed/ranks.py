@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import zip_longest
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -149,10 +150,8 @@ class Joined(Ranks):
 
         if numbers_X.is_cuda:
             cuda.synchronize()
-        before = time.perf_counter()
-        self._run(self._talk.barrier)  # who comes last is not the sum's fault
+        self.gather(None, None)  # who comes last is not the sum's fault
         started = time.perf_counter()
-        self._seconds["wait"] += started - before
         if self._nccl and numbers_X.is_cuda:
             total_X, over_nccl = numbers_X.clone(), self._over_nccl()
             self._run(lambda: over_nccl.allreduce([total_X]))
@@ -232,8 +231,9 @@ def join() -> Ranks:
     here, beside = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     for name in VARIABLES:
         os.environ.pop(name, None)
-    gpus = _gpus()
-    if gpus:
+    if here:  # two engines that compile the same would write the same files
+        os.environ["VLLM_CACHE_ROOT"] = f"{os.environ.get('VLLM_CACHE_ROOT', Path.home() / '.cache' / 'vllm')}/rank{here}"
+    if gpus := _gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[here % len(gpus)]
     if store:
         return Joined(store, rank, size, beside <= len(gpus), restarts)

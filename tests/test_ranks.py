@@ -115,13 +115,15 @@ def test_the_first_goes_first():
 
 
 def test_torchruns_variables_are_taken_out(monkeypatch):
-    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(module, "_gpus", lambda: ["4", "5"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
+    monkeypatch.setenv("VLLM_CACHE_ROOT", "elsewhere")
     assert join() is ALONE
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_USE_AGENT_STORE"} & os.environ.keys()
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "4"
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
+    assert os.environ["VLLM_CACHE_ROOT"] == "elsewhere/rank1"
     assert join() is ALONE
 
 
