@@ -1,14 +1,17 @@
 """What speed/ does is what plainer code does: attention over shared prompts, the LM head in chunks, views of weights."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from torch.nn import functional as F
 
+from benchmarks import random_base, scale
 from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
@@ -195,3 +198,21 @@ def test_the_tables_are_what_was_measured(machine):
         for part in ("trl_default", "trl_best"):
             step = seconds(found[part])["step_s"]
             assert f"| {step:.1f} ({step / seconds(found['ours'])['step_s']:.1f} x) |" in readme
+
+
+def test_random_weights_have_a_shape_and_its_tokenizer(tmp_path):
+    random_base.main(Path(MODEL), tmp_path / "random")
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (tmp_path / "random", Path(MODEL)))
+    assert {name: t.shape for name, t in ours.items()} == {name: t.shape for name, t in theirs.items()}
+    assert not any(torch.equal(ours[name], theirs[name]) for name in ours if ours[name].ndim == 2)
+    assert all(t.dtype == torch.bfloat16 for t in ours.values())
+    assert (tmp_path / "random" / "tokenizer.json").read_bytes() == (Path(MODEL) / "tokenizer.json").read_bytes()
+
+
+def test_the_table_of_ranks():
+    record = {"steps": [{"step_s": 9.0, "rollout_s": 5.0, "train_s": 4.0},
+                        {"step_s": 4.0, "rollout_s": 3.0, "train_s": 1.0}]}
+    two = {"steps": [{"step_s": 2.5, "rollout_s": 1.5, "train_s": 0.75, "wait_s": 0.125, "allreduce_s": 0.0625}]}
+    assert scale.table({"1": record, "2": two}).splitlines()[2:] == [
+        "| 1 | 4.000 | 3.000 | 1.000 | 0.000 | 0.000 | 0.250 | 1.00 |",
+        "| 2 | 2.500 | 1.500 | 0.750 | 0.125 | 0.062 | 0.400 | 1.60 |"]
