@@ -72,7 +72,7 @@ class Trainer:
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.gather(None, None)  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
-        self.evaluations.steps = ranks.gather(self.evaluations.steps, list[dict[str, float]])[0]
+        self.evaluations.steps = ranks.gather(self.evaluations.steps, list[dict[str, int | float]])[0]
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps)
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)

@@ -1,5 +1,6 @@
 """`torchrun train.py`, with a real engine a rank: the same run as one process's, and what happens when a rank is lost."""
 
+import json
 import os
 import signal
 import subprocess
@@ -95,6 +96,8 @@ def test_torchrun_restarts_and_the_run_goes_on_where_it_was(tmp_path):
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 8))
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "run.1").exists()
+    measured = json.loads((folder / "evaluation.json").read_text())["steps"]
+    assert [(row["step"], type(row["step"])) for row in measured] == [(0, int), (7, int)]
     assert "Traceback" not in log.read_text()
 
 
