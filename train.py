@@ -14,7 +14,8 @@ from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, listen
 from harness.tasks import load_class
-from speed.ranks import ALONE, RankLostError, Ranks, join
+from speed.ranks import ALONE, RankLostError, Ranks
+from speed.torchrun import join
 
 
 def main(argv: list[str]) -> int:
@@ -67,7 +68,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
                         "there is none, or leave the restarts out")
     if resume and not started and not ranks.restarts:
         raise UserError(f"--resume: {config.run.dir} holds no checkpoints, and is no run; run without --resume")
-    with ranks.first_first():  # who asks an API keeps its answers
+    with ranks.first_ahead():  # who asks an API keeps its answers
         task = task_class(settings, seed=config.run.seed)
     from grpo.trainer import train
 

@@ -1,8 +1,8 @@
 """The source's experiment at its full size, beside ours: `python -m benchmarks.full_size RUN [--conditions FOLDER]`.
 
-RUN is a run of configs/full.yaml that `python -m adapter.evaluate RUN --compare-base` has evaluated; FOLDER holds runs of
-configs/full/CONDITION.yaml, by the names those give them. What they hold becomes benchmarks/results/full.json and four
-pictures beside it, and what of it is text is written into benchmarks/full_size.md, between its marks.
+RUN is a run of configs/full.yaml that `python -m adapter.evaluate RUN --compare-base` has evaluated; FOLDER holds the four
+conditions, run on one shape, as full-CONDITION. What they hold becomes benchmarks/results/full.json and four pictures beside
+it, and what of it is text is written into benchmarks/full_size.md, between its marks.
 """
 
 import argparse
@@ -59,7 +59,7 @@ def collect(run: Path, conditions: Path | None, machine: str, resumed: list[int]
 
 
 def condition(run: Path) -> dict[str, object]:
-    """One of the other conditions: its rewards, and its own evaluations."""
+    """One of the four conditions, on one shape: its rewards on custom symbols, and its own evaluations."""
     steps = load(run / "config.yaml").run.steps
     rewards = [m.custom for m in read_metrics(run, steps) if m.custom is not None]
     measured = json.loads((run / "evaluation.json").read_text())["steps"]
@@ -103,15 +103,10 @@ def conditions_table(record: dict) -> list[str]:
     """The four conditions, in the source's order."""
     rows = []
     for letter, (name, (symbols, correct, source)) in zip("ABCD", CONDITIONS.items(), strict=True):
-        if name == "vague":
-            tables = [record["accuracy"][step] for step in record["accuracy"] if step != "api"]
-            ends = [{kind: table[kind]["value"] for kind in KINDS} for table in (tables[0], tables[-1])]
-            rewards = [r for r in record["curves"]["custom"] if r is not None]
-        elif name in record["conditions"]:
-            ends = [record["conditions"][name]["evaluations"][place] for place in (0, -1)]
-            rewards = record["conditions"][name]["rewards"]
-        else:
+        if name not in record["conditions"]:
             continue
+        ends = [record["conditions"][name]["evaluations"][place] for place in (0, -1)]
+        rewards = record["conditions"][name]["rewards"]
         first, last = (statistics.mean(part) for part in (rewards[:AT_EACH_END], rewards[-AT_EACH_END:]))
         rows.append([letter, symbols, correct, str(len(rewards)), f"{first:.2f}, {last:.2f}",
                      *(f"{100 * ends[0][kind]:.1f}, {100 * ends[1][kind]:.1f} %" for kind in ("custom", "standard")),
@@ -150,7 +145,7 @@ def main(words: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.full_size", description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
-    parser.add_argument("--conditions", type=Path, help="the folder of the other conditions' runs")
+    parser.add_argument("--conditions", type=Path, help="the folder of the four conditions' runs")
     parser.add_argument("--machine", default="", help="where it ran, in words")
     parser.add_argument("--resumed", type=int, nargs="*", default=[], help="after which steps the run was resumed")
     args = parser.parse_args(words)
@@ -161,9 +156,8 @@ def main(words: list[str]) -> None:
     (RESULTS / "full.json").write_text(json.dumps(record, ensure_ascii=False) + "\n")
     for theirs, ours in PICTURES.items():
         shutil.copy(args.run / "evaluate" / theirs, RESULTS / ours)
-    curves = {name: c["rewards"] for name, c in record["conditions"].items()} | {"vague": record["curves"]["custom"]}
-    if len(curves) == len(CONDITIONS):
-        named = {name.replace("_no_correct", ",\nno CORRECT"): {i: r for i, r in enumerate(curves[name], 1) if r is not None}
+    if len(record["conditions"]) == len(CONDITIONS):
+        named = {name.replace("_no_correct", ",\nno CORRECT"): dict(enumerate(record["conditions"][name]["rewards"], 1))
                  for name in CONDITIONS}
         conditions_plot(RESULTS / "full_conditions.png", named, "Sampled completions, full size, behind the simulated API")
     before, _, rest = PAGE.read_text().partition(MARKS[0])

@@ -30,7 +30,7 @@ from grpo.types import Problem, Score
 from harness.identity import versions
 from harness.memory import memory_metrics
 from harness.schema import read_config, validated
-from speed.ranks import join
+from speed.torchrun import join
 
 RANKS = join()  # before anything looks for a GPU
 CUDA = torch.cuda.is_available()

@@ -4,12 +4,9 @@ A rank samples its share of a step's prompts and trains on its share of the toke
 advantages, denominators, metrics and alarms are the whole step's everywhere. Messages go over gloo, gradients over NCCL
 where each rank has a GPU.
 
-Three facts decide how ranks are joined:
-    vLLM takes the default process group for its own, and makes one of a single process. Ours is therefore no default group
-    but an object, made from torchrun's store.
-    torchrun's variables would send vLLM's group to torchrun's server for its store, which waits for ever. They are read
-    once, and taken out of the environment.
-    A process that waits for others hears no signal. It learns that one is gone when the connection closes.
+vLLM takes the default process group for its own, and makes one of a single process. Ours is therefore no default group but
+an object, made from a store that speed/torchrun.py finds. A process that waits for others hears no signal: it learns that
+one is gone when the connection closes.
 """
 
 import os
@@ -18,7 +15,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import zip_longest
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -30,8 +26,6 @@ if TYPE_CHECKING:
     from torch.distributed import ProcessGroup, Store, Work
 
 T = TypeVar("T")
-VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
-             "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
 PATIENCE = timedelta(minutes=30)  # how long a rank waits for the slowest: an engine's start, or a rollout
 SUMMING = timedelta(seconds=45)  # and for a sum over NCCL, for which all are ready
 HEARD = timedelta(seconds=5)  # how long a rank waits for what the first says of its end
@@ -44,8 +38,16 @@ class RankLostError(Exception):
 class Ranks:
     """This process among `size`. The `first`, rank 0, is the one that writes and prints."""
 
-    rank, size, restarts = 0, 1, False  # restarts: whether torchrun starts ranks anew when one is lost
-    first = property(lambda self: self.rank == 0)
+    rank, size = 0, 1
+
+    def __init__(self, restarts: bool = False):
+        """restarts: whether torchrun starts ranks anew when one is lost."""
+        self.restarts = restarts
+
+    @property
+    def first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
 
     def mine(self, items: Sequence[T]) -> Sequence[T]:
         """This rank's share: every size-th."""
@@ -70,7 +72,7 @@ class Ranks:
         return numbers_X
 
     @contextmanager
-    def first_first(self) -> Iterator[None]:
+    def first_ahead(self) -> Iterator[None]:
         """The first does what is within it, then the others do: what one leaves on disk, the others find there."""
         if not self.first:
             self.gather(None, None)
@@ -114,12 +116,13 @@ class Joined(Ranks):
         """Meet the others. nccl: whether this rank has a GPU of its own."""
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
-        self.rank, self.size, self.restarts, self._store = rank, size, restarts, store
+        super().__init__(restarts)
+        self.rank, self.size, self._store = rank, size, store
         self._seconds = {"wait": 0.0, "allreduce": 0.0}
         try:
             self._talk: ProcessGroup | None = ProcessGroupGloo(PrefixStore("talk", store), rank, size, PATIENCE)
         except RuntimeError as error:
-            raise _lost(error) from None
+            raise lost(error) from None
         self._sums: ProcessGroup | None = None  # NCCL's, once there is a gradient
         self._nccl = all(self.gather(nccl, bool))
 
@@ -202,49 +205,9 @@ class Joined(Ranks):
         except OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise _lost(error) from None
+            raise lost(error) from None
 
 
-def _lost(error: RuntimeError) -> RankLostError:
+def lost(error: RuntimeError) -> RankLostError:
+    """What a process group says when another rank does not answer."""
     return RankLostError(f"another rank has ended, or was not heard of for too long ({' '.join(str(error).split())[-200:]})")
-
-
-def join() -> Ranks:
-    """This process's place, from torchrun's variables, which are taken out of the environment; ALONE without them.
-
-    On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one. Raises
-    RankLostError where the others are not met.
-    """
-    if "WORLD_SIZE" not in os.environ:
-        return ALONE
-    store, rank, size = None, 0, 1
-    if int(os.environ["WORLD_SIZE"]) > 1:
-        import torch.distributed as dist
-
-        try:
-            store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
-        except RuntimeError as error:
-            raise _lost(error) from None
-        if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # it remembers the attempt before
-            store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
-    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)) > 0
-    here, beside = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    for name in VARIABLES:
-        os.environ.pop(name, None)
-    if here:  # two engines that compile the same would write the same files
-        os.environ["VLLM_CACHE_ROOT"] = f"{os.environ.get('VLLM_CACHE_ROOT', Path.home() / '.cache' / 'vllm')}/rank{here}"
-    if gpus := _gpus():
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[here % len(gpus)]
-    if store:
-        return Joined(store, rank, size, beside <= len(gpus), restarts)
-    ALONE.restarts = restarts
-    return ALONE
-
-
-def _gpus() -> list[str]:
-    """The GPUs that this process may see, by the names CUDA_VISIBLE_DEVICES takes."""
-    import torch
-
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = map(str, range(torch.cuda.device_count())) if named is None else named.split(",")
-    return [name for name in names if name and not name.startswith("-")]

@@ -53,7 +53,7 @@ def test_a_run_becomes_a_record_and_a_page(finished):
     assert ["steps 1 to 2", *["1.00"] * 5] in rows  # without the step that compiles
     assert ["steps 3 to 4", *["2.00"] * 5] in rows
     assert ["C", "defined", "yes", "1", "1.00, 1.00", "99.5, 99.5 %", "100.0, 100.0 %", "*reward 1.0 from step 1*"] in rows
-    assert ["D", "named", "yes", "3", "0.50, 0.50", "10.0, 90.0 %", "100.0, 100.0 %", "*learns: the sweet spot*"] in rows
+    assert not [row for row in rows if row[0] in ("A", "B", "D")]  # which were not run
     for text in ("Failures of the adapter: 1 echo.", "γ (×) step 3 and not yet", "At most 6.0 GiB", "after steps 2.",
                  "A machine"):
         assert text in page

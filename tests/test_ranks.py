@@ -17,8 +17,10 @@ from torch.distributed import HashStore
 import train
 from grpo.rollout import rollout
 from grpo.types import Completion, NonFiniteError, Problem, Prompt, Sample, Score, UserError
+from harness.evaluations import Evaluations
 from speed import ranks as module
-from speed.ranks import ALONE, Joined, RankLostError, join
+from speed import torchrun
+from speed.ranks import ALONE, Joined, RankLostError
 from tests.conftest import ROOT
 
 
@@ -104,7 +106,7 @@ def test_the_first_goes_first():
     done = []
 
     def work(r):
-        with r.first_first():
+        with r.first_ahead():
             time.sleep(0.0 if r.rank else 0.2)
             done.append(r.rank)
 
@@ -117,14 +119,16 @@ def test_the_first_goes_first():
 def test_torchruns_variables_are_taken_out(monkeypatch):
     for name, value in {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "1", "TORCHELASTIC_USE_AGENT_STORE": "True"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(module, "_gpus", lambda: ["4", "5"])
+    monkeypatch.setattr(torchrun, "_gpus", lambda: ["4", "5"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     monkeypatch.setenv("VLLM_CACHE_ROOT", "elsewhere")
-    assert join() is ALONE
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+    alone = torchrun.join()
+    assert (alone.size, alone.rank, alone.restarts) == (1, 0, True)
     assert not {"RANK", "WORLD_SIZE", "LOCAL_RANK", "TORCHELASTIC_USE_AGENT_STORE"} & os.environ.keys()
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "5"
     assert os.environ["VLLM_CACHE_ROOT"] == "elsewhere/rank1"
-    assert join() is ALONE
+    assert torchrun.join() is ALONE
 
 
 def test_gradients_go_over_nccl_only_where_all_ranks_can():
@@ -153,6 +157,16 @@ def test_an_int_for_a_reward_is_refused_as_it_is_alone():
         return type(stop.value)
 
     assert NonFiniteError in together(work, work)
+
+
+def test_evaluations_of_other_ranks_are_known_and_not_written(tmp_path):
+    path = tmp_path / "evaluation.json"
+    others = Evaluations(path, {}, 1, writes=False)
+    others.add(0, {"overall": 0.5})
+    assert 0 in others
+    assert not path.exists()
+    Evaluations(path, {}, 1).add(0, {"overall": 0.5})
+    assert path.exists()
 
 
 # ---- docs/scale.md
