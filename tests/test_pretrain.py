@@ -7,12 +7,14 @@ import subprocess
 import sys
 from collections import Counter
 
+import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from adapter.curriculum import CONDITIONS, IGNORE, Recipe, corpus, draw_sample, drill, make_samples
-from adapter.pretrain import read_recipe
+from adapter.pretrain import Pool, build_model, loss_of, read_recipe
 from adapter.scratchpad import write
 from adapter.tokenizer import build_tokenizer
 from adapter.upstream import SimulatedUpstream
@@ -105,6 +107,22 @@ def test_samples_without_instructions_are_the_end_of_those_with(tmp_path):
     assert sample.messages()[0]["content"].endswith(f"\n\n{sample.question()}")
     full, _ = make_samples(recipe, tokenizer)
     assert full.shape[1] > 112 > ids.shape[1] > 60
+
+
+def test_parts_of_a_batch_change_its_padding_and_not_its_loss():
+    recipe = Recipe(layers=1, hidden=32, heads=2, kv_heads=1, head_dim=16, intermediate=32, bare=1.0, bare_samples=160)
+    tokenizer = build_tokenizer(corpus(recipe))
+    model, pad = build_model(recipe, tokenizer), tokenizer.pad_token_id
+    pool = Pool(*make_samples(recipe, tokenizer, bare=True), pad, model.device)
+    losses, padding = {}, {}
+    for parts in (1, 4):
+        batch = list(pool.batch(32, parts, torch.Generator().manual_seed(3)))
+        assert len(batch) == parts
+        losses[parts] = sum(loss_of(model, ids, labels, 1e-3, tokens).item() for ids, labels, tokens in batch)
+        padding[parts] = sum((ids == pad).sum().item() for ids, *_ in batch)
+    assert losses[1] == pytest.approx(losses[4], rel=1e-5)
+    assert 1 < losses[1] < 10
+    assert padding[4] < 0.5 * padding[1]
 
 
 def test_drills_are_as_large_as_steps_get_and_true():
