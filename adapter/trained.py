@@ -121,7 +121,7 @@ def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
     if checkpoint.any_in(checkpoints):
         newest, _ = checkpoint.newest(checkpoints)
         step = int(newest.name.removeprefix("step-"))
-        if step < steps:  # a finished run that is being extended has an older LoRA in adapter/
+        if step < steps or not finished:  # a finished run that is being extended has an older LoRA in adapter/
             return newest, step
     if not finished:
         raise UserError(f"{run}: holds no LoRA yet, neither adapter/ nor checkpoints/")

@@ -161,6 +161,10 @@ def test_the_newest_lora_answers(toy, tmp_path):
     (run / "config.yaml").write_text(text.replace("steps: 20", "steps: 90"))  # being extended: adapter/ may be older
     extended = TrainedAdapter(run)
     assert (extended.folder, extended.step) == (run / "checkpoints" / "step-00020", 20)
+    (run / "config.yaml").write_text(text)
+    shutil.move(run / "adapter", tmp_path)  # stopped in its last evaluation
+    assert TrainedAdapter(run).folder == run / "checkpoints" / "step-00020"
+    shutil.move(tmp_path / "adapter", run)
     shutil.rmtree(run / "checkpoints")
     assert TrainedAdapter(run).folder == run / "adapter"
 
