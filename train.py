@@ -24,6 +24,7 @@ def main(argv: list[str]) -> int:
     try:
         ranks = join()
         train_as_told(argv, ranks)
+        ranks.close()
         return 0
     except UserError as error:
         code, message = 2, f"error: {error}"

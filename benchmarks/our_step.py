@@ -9,6 +9,10 @@ exactly --new-tokens, rewards that differ within each group. On a GPU it also sa
 of that GPU, measured beside it, the training pass reaches.
 """
 
+from speed.torchrun import join
+
+RANKS = join()  # before bitsandbytes and vLLM are imported, which start CUDA
+
 import argparse
 import json
 import sys
@@ -30,9 +34,7 @@ from grpo.types import Problem, Score
 from harness.identity import versions
 from harness.memory import memory_metrics
 from harness.schema import read_config, validated
-from speed.torchrun import join
 
-RANKS = join()  # before anything looks for a GPU
 CUDA = torch.cuda.is_available()
 PHASES = ("rollout", "sync", "train", "step", "wait", "allreduce")
 
@@ -188,3 +190,4 @@ def profiled(trainer: Trainer, step: int, path: Path) -> None:
 
 if __name__ == "__main__":
     main(sys.argv[1:])
+    RANKS.close()

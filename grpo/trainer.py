@@ -53,7 +53,8 @@ class Trainer:
         if found:  # refused before the engine starts, which takes a minute or two at 8B
             checkpoint.check(found[0], config, self.identity, allowed)
         check_base(chat, config.model, config.lora)
-        self.sampler = Sampler(chat, config, context)
+        with ranks.in_turn():
+            self.sampler = Sampler(chat, config, context)
         self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
         self.updater = Updater(self.policy, config, ranks)
         self.identity = replace(self.identity, base=self.policy.fingerprint())

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import msgspec
 
@@ -39,6 +39,7 @@ class Ranks:
     """This process among `size`. The `first`, rank 0, is the one that writes and prints."""
 
     rank, size = 0, 1
+    share_gpus = False
 
     def __init__(self, restarts: bool = False):
         """restarts: whether torchrun starts ranks anew when one is lost."""
@@ -80,6 +81,16 @@ class Ranks:
         if self.first:
             self.gather(None, None)
 
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Where ranks share GPUs they do what is within it one after the other: vLLM measures how much memory is free."""
+        turns = range(self.size if self.share_gpus else 0)
+        for _ in turns[: self.rank]:
+            self.gather(None, None)
+        yield
+        for _ in turns[self.rank :]:
+            self.gather(None, None)
+
     def need(self, prompts: int) -> None:
         """Raises UserError where a step's prompts are too few for all to have one."""
         if prompts < self.size:
@@ -101,6 +112,9 @@ class Ranks:
         """Seconds since the last call: this rank's wait for others, and the sum of gradients. Empty for a rank alone."""
         return {}
 
+    def close(self) -> None:
+        """Leave the others at the end of a run that went well."""
+
     def last_word(self, message: str) -> str:
         """What of a last message this rank should print: "" where the first says the same."""
         return message
@@ -112,8 +126,9 @@ ALONE = Ranks()
 class Joined(Ranks):
     """One of several."""
 
-    def __init__(self, store: "Store", rank: int, size: int, nccl: bool = False, restarts: bool = False):
-        """Meet the others. nccl: whether this rank has a GPU of its own."""
+    def __init__(self, store: "Store", rank: int, size: int, gpu: Literal["own", "shared"] | None = None,
+                 restarts: bool = False):
+        """Meet the others. gpu: whose this rank's is, if it has any."""
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
         super().__init__(restarts)
@@ -124,7 +139,8 @@ class Joined(Ranks):
         except RuntimeError as error:
             raise lost(error) from None
         self._sums: ProcessGroup | None = None  # NCCL's, once there is a gradient
-        self._nccl = all(self.gather(nccl, bool))
+        gpus = self.gather(gpu, str | None)
+        self._nccl, self.share_gpus = set(gpus) == {"own"}, "shared" in gpus
 
     def about(self, device: str) -> str:
         """See Ranks."""
@@ -171,6 +187,11 @@ class Joined(Ranks):
         taken = {f"time/{name}_s": seconds for name, seconds in self._seconds.items()}
         self._seconds = dict.fromkeys(self._seconds, 0.0)
         return taken
+
+    def close(self) -> None:
+        """See Ranks."""
+        if self._sums is not None:
+            self._sums.shutdown()
 
     def last_word(self, message: str) -> str:
         """See Ranks."""

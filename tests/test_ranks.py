@@ -2,9 +2,12 @@
 
 import os
 import re
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from threading import Barrier
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,11 +134,44 @@ def test_torchruns_variables_are_taken_out(monkeypatch):
     assert torchrun.join() is ALONE
 
 
+@pytest.mark.parametrize("program", ["train", "benchmarks.our_step"])
+def test_gpus_are_chosen_before_anything_starts_cuda(program):
+    """bitsandbytes and vLLM do when they are imported; two ranks would then be on the first GPU."""
+    code = ("import runpy, sys, speed.torchrun\n"
+            "def join(): print(sorted({'bitsandbytes', 'vllm'} & sys.modules.keys())); raise SystemExit\n"
+            f"speed.torchrun.join, sys.argv = join, ['{program}', 'configs/tiny.yaml']\n"
+            f"runpy.run_module('{program}', run_name='__main__')")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
+
+
+def test_a_gpu_that_can_no_longer_be_chosen_is_a_mistake(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match=r"join\(\) must come before what starts CUDA"):
+        torchrun.join()
+
+
 def test_gradients_go_over_nccl_only_where_all_ranks_can():
     store = HashStore()
     with ThreadPoolExecutor(2) as pool:
-        both = list(pool.map(lambda rank: Joined(store, rank, 2, nccl=rank == 0), (0, 1)))
+        both = list(pool.map(lambda rank: Joined(store, rank, 2, ("own", "shared")[rank]), (0, 1)))
     assert {r.about("cuda") for r in both} == {"2 ranks, gradients over gloo, through the hosts' memory"}
+
+
+def test_ranks_that_share_a_gpu_take_turns():
+    log, all_at_once = [], Barrier(3)
+
+    def work(r):
+        with r.in_turn():
+            all_at_once.wait(timeout=30)
+        r.share_gpus = True
+        with r.in_turn():
+            log.append(r.rank)
+            time.sleep(0.1)
+            log.append(r.rank)
+
+    together(work, work, work)
+    assert log == [0, 0, 1, 1, 2, 2]
 
 
 def test_restarts_without_resume_are_refused(capsys, monkeypatch):
