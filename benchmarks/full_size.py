@@ -1,7 +1,8 @@
 """The source's experiment at its full size, beside ours: `python -m benchmarks.full_size RUN [--conditions FOLDER]`.
 
-RUN is a run of configs/full.yaml that `python -m adapter.evaluate RUN --compare-base` has evaluated; FOLDER holds the four
-conditions, run on one shape, as full-CONDITION. What they hold becomes benchmarks/results/full.json and four pictures beside
+RUN is a run of configs/full.yaml that `python -m adapter.evaluate RUN --compare-base` has evaluated; `--also RUN WORDS` adds
+another run, told in words, evaluated or not; FOLDER holds the four conditions, run on one shape, as
+full-CONDITION. What they hold becomes benchmarks/results/full.json and four pictures beside
 it, and what of it is text is written into benchmarks/full_size.md, between its marks.
 """
 
@@ -26,36 +27,59 @@ MARKS = "<!-- full size -->\n", "<!-- /full size -->\n"
 SOURCE = {"Claude Haiku alone": (0.0, 75.5, 37.8), "Qwen3-8B, step 500": (21.5, 97.5, 59.5),
           "Qwen3-8B, step 1000": (84.0, 97.5, 90.8)}
 PICTURES = {"reward.png": "full_reward.png", "accuracy.png": "full_accuracy.png", "symbols.png": "full_symbols.png"}
+REPORT = Path("evaluate") / "report.json"
 TIMES = ("step", "rollout", "train", "sync", "record")
 AT_EACH_END = 5  # steps whose reward is averaged
 
 
-def collect(run: Path, conditions: Path | None, machine: str, resumed: list[int]) -> dict[str, object]:
+def collect(
+    run: Path, conditions: Path | None, machine: str, resumed: list[int], others: list[tuple[str, str]]
+) -> dict[str, object]:
     """What full.json holds. Raises UserError where the run has not been evaluated."""
-    evaluated = run / "evaluate" / "report.json"
-    if not evaluated.is_file():
+    if not (run / REPORT).is_file():
         raise UserError(f"{run}: is not evaluated; run `python -m adapter.evaluate {run} --compare-base` first")
-    found, lines = json.loads(evaluated.read_text()), metrics(run)
-    of = {kind: found["policies"]["adapter"]["accuracy"][kind]["of"] for kind in KINDS}
-    measured = {step: {kind: interval(value * of[kind], of[kind]) for kind, value in table.items()}
-                for step, table in found["accuracy_by_step"].items()}
+    found, lines = json.loads((run / REPORT).read_text()), metrics(run)
     return {
         "command": "python train.py configs/full.yaml", "machine": machine, "resumed_after": resumed,
         "accuracy": {"api": {k: interval(s["hits"], s["of"]) for k, s in found["policies"]["api"]["accuracy"].items()}}
-        | measured,
+        | measured(found),
         "against_api": found["policies"]["adapter"]["against_api"],
         "failures": {who: {name: f["count"] for name, f in failures.items()} for who, failures in found["failures"].items()},
         "examples": [e for f in found["failures"]["adapter"].values() for e in f["examples"]],
         "symbols": {sign: {"operation": s["operation"], "first_step": s["first_step"]}
                     for sign, s in found["symbols"]["learned"].items()},
-        "curves": {name: [round(line[f"reward/{name}"], 4) if line.get(f"reward/{name}") is not None else None
-                          for line in lines] for name in ("custom", "standard")},
-        "seconds": [[round(line[f"time/{name}_s"], 3) for line in lines] for name in TIMES],
+        "curves": {name: curve(lines, name) for name in ("custom", "standard")},
+        "seconds": seconds(lines),
         "tokens": [round(line["completion/mean_tokens"], 2) for line in lines],
         "parity": statistics.median(gap for line in lines if (gap := line["parity/logp_mean_abs_diff"]) is not None),
         "peak_gib": max(line["memory/peak_gib"] for line in lines),
         "conditions": {name: condition(conditions / f"full-{name}") for name in CONDITIONS
-                       if conditions and (conditions / f"full-{name}").is_dir()}}
+                       if conditions and (conditions / f"full-{name}").is_dir()},
+        "also": [also(Path(folder), words) for folder, words in others]}
+
+
+def also(run: Path, words: str) -> dict[str, object]:
+    """Another run of this size."""
+    lines, report = metrics(run), run / REPORT
+    return {"how": words, "accuracy": measured(json.loads(report.read_text())) if report.is_file() else {},
+            "custom": curve(lines, "custom"), "seconds": seconds(lines)}
+
+
+def measured(report: dict) -> dict[str, dict]:
+    """The accuracy at each evaluated step, with intervals."""
+    of = {kind: report["policies"]["adapter"]["accuracy"][kind]["of"] for kind in KINDS}
+    return {step: {kind: interval(value * of[kind], of[kind]) for kind, value in table.items()}
+            for step, table in report["accuracy_by_step"].items()}
+
+
+def curve(lines: list[dict], kind: str) -> list[float | None]:
+    """The mean reward of each step's completions."""
+    return [None if line.get(f"reward/{kind}") is None else round(line[f"reward/{kind}"], 4) for line in lines]
+
+
+def seconds(lines: list[dict]) -> list[list[float]]:
+    """TIMES x steps."""
+    return [[round(line[f"time/{name}_s"], 3) for line in lines] for name in TIMES]
 
 
 def condition(run: Path) -> dict[str, object]:
@@ -83,6 +107,8 @@ def section(record: dict) -> str:
     rows = [["*source:* " + name, *(f"*{value:.1f} %*" for value in values)] for name, values in SOURCE.items()]
     rows += [[name, *(shown(record["accuracy"][step][kind]) for kind in KINDS)] for name, step in
              [("simulated API alone", "api"), *((f"here, step {step}", step) for step in chosen(steps))]]
+    rows += [[f"also ({letter}), step {step}", *(shown(run["accuracy"][step][kind]) for kind in KINDS)]
+             for letter, run in numbered(record) for step in chosen(list(run["accuracy"]))[1:]]
     learned = "; ".join(f"{sign} ({s['operation']}) {at(s['first_step'])}" for sign, s in record["symbols"].items())
     failed = {who: ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "none"
               for who, counts in record["failures"].items()}
@@ -92,9 +118,12 @@ def section(record: dict) -> str:
         f"`--resume` after steps {' and '.join(map(str, record['resumed_after']))}.", "",
         *(f"Failures of the {who}: {text}." for who, text in failed.items()),
         f"Read right in 50 % and 90 % of completions (mean of five steps): {learned}.", "",
-        table(["seconds a step (median)", *TIMES], [
-            [name, *(f"{statistics.median(values[first:last]):.2f}" for values in record["seconds"])]
-            for name, first, last in segments(record)]), "",
+        table(["seconds a step (median)", *TIMES, "within 1.5"], [
+            [name + mark, *(f"{statistics.median(values[first:last]):.2f}" for values in run["seconds"]),
+             f"{100 * statistics.mean(s <= 1.5 for s in run['seconds'][0][first:last]):.0f} %"]
+            for mark, run in [("", record), *((f", also ({letter})", run) for letter, run in numbered(record))]
+            for name, first, last in segments(run["seconds"][0], cuts(record, run))]), "",
+        *(f"- also ({letter}): {run['how']}" for letter, run in numbered(record)), "",
         f"At most {record['peak_gib']:.1f} GiB of the GPU; {statistics.median(record['tokens']):.0f} tokens a completion; "
         f"log-probs of vLLM and trainer {record['parity']:.4f} nats apart.", "", *conditions_table(record), ""])
 
@@ -115,9 +144,19 @@ def conditions_table(record: dict) -> list[str]:
                    "greedy custom, before and after", "greedy standard", "*the source saw*"], rows)]
 
 
-def segments(record: dict) -> list[tuple[str, int, int]]:
-    """The parts that resuming cuts a run into: a name, first and last place. The first step of each compiles, and is out."""
-    bounds = [0, *record["resumed_after"], len(record["seconds"][0])]
+def numbered(record: dict) -> list[tuple[str, dict]]:
+    """The other runs: a letter and what is known of each."""
+    return list(zip("abcdef", record["also"], strict=False))
+
+
+def cuts(record: dict, run: dict) -> list[int]:
+    """After which steps to cut a run in parts: where it was resumed, or where another of them ends."""
+    return run.get("resumed_after", [len(other["seconds"][0]) for other in record["also"]])
+
+
+def segments(steps: list[float], after: list[int]) -> list[tuple[str, int, int]]:
+    """The parts of a run: a name, first and last place. The first step of each, which may compile, is out."""
+    bounds = sorted({0, *(place for place in after if place < len(steps)), len(steps)})
     return [(f"steps {first + 1} to {last}", first + 1, last) for first, last in pairwise(bounds)]
 
 
@@ -147,10 +186,12 @@ def main(words: list[str]) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--conditions", type=Path, help="the folder of the four conditions' runs")
     parser.add_argument("--machine", default="", help="where it ran, in words")
+    parser.add_argument("--also", nargs=2, action="append", default=[], metavar=("RUN", "WORDS"),
+                        help="another run, and what it is")
     parser.add_argument("--resumed", type=int, nargs="*", default=[], help="after which steps the run was resumed")
     args = parser.parse_args(words)
     try:
-        record = collect(args.run, args.conditions, args.machine, args.resumed)
+        record = collect(args.run, args.conditions, args.machine, args.resumed, args.also)
     except UserError as error:
         sys.exit(f"error: {error}")
     (RESULTS / "full.json").write_text(json.dumps(record, ensure_ascii=False) + "\n")

@@ -12,7 +12,7 @@ from tests.conftest import ROOT
 
 @pytest.fixture
 def finished(tmp_path, monkeypatch):
-    """An evaluated run of three steps, resumed after the second, one other condition, and a page to write into."""
+    """An evaluated run of four steps, resumed after the second, one other condition, and a page to write into."""
     monkeypatch.setattr(full_size, "PAGE", tmp_path / "page.md")
     monkeypatch.setattr(full_size, "RESULTS", tmp_path)
     (tmp_path / "page.md").write_text(f"before\n{full_size.MARKS[0]}old\n{full_size.MARKS[1]}after\n")
@@ -42,16 +42,24 @@ def finished(tmp_path, monkeypatch):
 
 
 def test_a_run_becomes_a_record_and_a_page(finished):
+    shorter = finished / "shorter"
+    shorter.mkdir()
+    (shorter / "metrics.jsonl").write_text("".join((finished / "full" / "metrics.jsonl").read_text().splitlines(True)[:2]))
     full_size.main([str(finished / "full"), "--conditions", str(finished / "others"), "--machine", "A machine",
-                    "--resumed", "2"])
+                    "--resumed", "2", "--also", str(finished / "full"), "the same once more",
+                    "--also", str(shorter), "a shorter one"])
     page = (finished / "page.md").read_text()
     assert page.startswith("before\n<!-- full size -->\n|  | custom |")
     assert page.endswith("<!-- /full size -->\nafter\n")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| ")]
     assert ["here, step 4", "90.0 % [59.6, 98.2]", "100.0 % [72.2, 100.0]", "95.0 % [76.4, 99.1]"] in rows
     assert ["*source:* Qwen3-8B, step 1000", "*84.0 %*", "*97.5 %*", "*90.8 %*"] in rows
-    assert ["steps 1 to 2", *["1.00"] * 5] in rows  # without the step that compiles
-    assert ["steps 3 to 4", *["2.00"] * 5] in rows
+    assert ["steps 1 to 2", *["1.00"] * 5, "100 %"] in rows  # without the step that compiles
+    assert ["steps 3 to 4", *["2.00"] * 5, "0 %"] in rows
+    assert ["steps 3 to 4, also (a)", *["2.00"] * 5, "0 %"] in rows  # cut where (b) ends
+    assert [row for row in rows if row[0].endswith("also (b)")] == [["steps 1 to 2, also (b)", *["1.00"] * 5, "100 %"]]
+    assert ["also (a), step 4", "90.0 % [59.6, 98.2]", "100.0 % [72.2, 100.0]", "95.0 % [76.4, 99.1]"] in rows
+    assert "- also (b): a shorter one\n" in page
     assert ["C", "defined", "yes", "1", "1.00, 1.00", "99.5, 99.5 %", "100.0, 100.0 %", "*reward 1.0 from step 1*"] in rows
     assert not [row for row in rows if row[0] in ("A", "B", "D")]  # which were not run
     for text in ("Failures of the adapter: 1 echo.", "γ (×) step 3 and not yet", "At most 6.0 GiB", "after steps 2.",
@@ -68,4 +76,7 @@ def test_a_run_that_was_not_evaluated_is_one_line(finished):
 
 def test_the_page_quotes_its_record():
     record = json.loads((ROOT / "benchmarks" / "results" / "full.json").read_text())
-    assert full_size.section(record) in (ROOT / "benchmarks" / "full_size.md").read_text()
+    assert full_size.section(record) in (page := (ROOT / "benchmarks" / "full_size.md").read_text())
+    flagship = json.loads((ROOT / "benchmarks" / "results" / "flagship.json").read_text())
+    for line in (line for process in flagship["printed"] for line in process if not line.startswith("memory:")):
+        assert f"    {line}\n" in page

@@ -1,5 +1,6 @@
 """Several ranks, here threads: what they tell each other, and what they cost on paper. Real ones: test_torchrun.py."""
 
+import json
 import os
 import re
 import subprocess
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from torch.distributed import HashStore
 
 import train
+from benchmarks.scale import table
 from grpo.rollout import rollout
 from grpo.types import Completion, NonFiniteError, Problem, Prompt, Sample, Score, UserError
 from harness.evaluations import Evaluations
@@ -158,6 +160,17 @@ def test_gradients_go_over_nccl_only_where_all_ranks_can():
     assert {r.about("cuda") for r in both} == {"2 ranks, gradients over gloo, through the hosts' memory"}
 
 
+def test_nccl_is_shut_down_where_it_was_started():
+    def work(r):
+        r.close()
+        closed, r._sums = [], SimpleNamespace(shutdown=lambda: closed.append(r.rank))
+        r.close()
+        return closed
+
+    assert together(work, work) == [[0], [1]]
+    ALONE.close()
+
+
 def test_ranks_that_share_a_gpu_take_turns():
     log, all_at_once = [], Barrier(3)
 
@@ -206,6 +219,13 @@ def test_evaluations_of_other_ranks_are_known_and_not_written(tmp_path):
 
 
 # ---- docs/scale.md
+
+
+def test_what_was_measured_is_quoted():
+    record = json.loads((ROOT / "benchmarks" / "results" / "scale.json").read_text())
+    assert table(record) in (ROOT / "docs" / "scale.md").read_text()
+    one, two = (min(step["step_s"] for step in record[ranks]["steps"]) for ranks in ("1", "2"))
+    assert round(one / two, 2) == 1.91
 
 
 def test_the_cost_model_gives_the_table_it_stands_beside():
