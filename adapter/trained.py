@@ -23,7 +23,7 @@ from grpo.config import Config, Lora, load
 from grpo.policy import SETTINGS, WEIGHTS, Chat, pick_device
 from grpo.types import Problem, Prompt, UserError
 from harness import checkpoint
-from harness.files import read_object
+from harness.files import MANIFEST, read_object
 from harness.preflight import missing
 from harness.schema import validated
 
@@ -116,16 +116,27 @@ class TrainedAdapter(Chat):
 
 
 def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
-    """The folder of the finished run's LoRA, or of its newest checkpoint's while it is unfinished, and its step."""
+    """The folder of the finished run's LoRA, or of its newest checkpoint's while it is unfinished, and its step.
+
+    A finished run that is being extended has an older LoRA in adapter/ until it ends.
+    """
     finished, checkpoints = (run / "adapter" / WEIGHTS).is_file(), run / "checkpoints"
     if checkpoint.any_in(checkpoints):
         newest, _ = checkpoint.newest(checkpoints)
         step = int(newest.name.removeprefix("step-"))
-        if step < steps or not finished:  # a finished run that is being extended has an older LoRA in adapter/
+        if step < steps or not finished or _recorded_sum(newest) != _recorded_sum(run / "adapter"):
             return newest, step
     if not finished:
         raise UserError(f"{run}: holds no LoRA yet, neither adapter/ nor checkpoints/")
     return run / "adapter", steps
+
+
+def _recorded_sum(folder: Path) -> object:
+    """The SHA-256 of the LoRA in a folder, as its manifest has it."""
+    try:
+        return read_object(folder / MANIFEST, LONGEST_SETTINGS).get(WEIGHTS)
+    except (OSError, ValueError):
+        return None
 
 
 def _base_config(path: str) -> PretrainedConfig:

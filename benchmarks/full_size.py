@@ -1,9 +1,9 @@
-"""The source's experiment at its full size, beside ours: `python -m benchmarks.full_size RUN [--conditions FOLDER]`.
+"""The source's experiment at its full size, beside ours: `python -m benchmarks.full_size RUN [--conditions FOLDER] ...`.
 
-RUN is a run of configs/full.yaml that `python -m adapter.evaluate RUN --compare-base` has evaluated; `--also RUN WORDS` adds
-another run, told in words, evaluated or not; FOLDER holds the four conditions, run on one shape, as
-full-CONDITION. What they hold becomes benchmarks/results/full.json and four pictures beside
-it, and what of it is text is written into benchmarks/full_size.md, between its marks.
+RUN is a run of configs/full.yaml that `python -m adapter.evaluate RUN --compare-base` has evaluated; FOLDER holds the four
+conditions, run on one shape, as full-CONDITION; `--also RUN NAME HOW` adds another run, evaluated or not. What they hold
+becomes benchmarks/results/full.json and four pictures beside it, and what of it is text is written into
+benchmarks/full_size.md, between its marks.
 """
 
 import argparse
@@ -33,7 +33,7 @@ AT_EACH_END = 5  # steps whose reward is averaged
 
 
 def collect(
-    run: Path, conditions: Path | None, machine: str, resumed: list[int], others: list[tuple[str, str]]
+    run: Path, conditions: Path | None, machine: str, resumed: list[int], others: list[tuple[str, str, str]]
 ) -> dict[str, object]:
     """What full.json holds. Raises UserError where the run has not been evaluated."""
     if not (run / REPORT).is_file():
@@ -55,13 +55,13 @@ def collect(
         "peak_gib": max(line["memory/peak_gib"] for line in lines),
         "conditions": {name: condition(conditions / f"full-{name}") for name in CONDITIONS
                        if conditions and (conditions / f"full-{name}").is_dir()},
-        "also": [also(Path(folder), words) for folder, words in others]}
+        "also": {name: also(Path(folder), how) for folder, name, how in others}}
 
 
-def also(run: Path, words: str) -> dict[str, object]:
+def also(run: Path, how: str) -> dict[str, object]:
     """Another run of this size."""
     lines, report = metrics(run), run / REPORT
-    return {"how": words, "accuracy": measured(json.loads(report.read_text())) if report.is_file() else {},
+    return {"how": how, "accuracy": measured(json.loads(report.read_text())) if report.is_file() else {},
             "custom": curve(lines, "custom"), "seconds": seconds(lines)}
 
 
@@ -107,8 +107,8 @@ def section(record: dict) -> str:
     rows = [["*source:* " + name, *(f"*{value:.1f} %*" for value in values)] for name, values in SOURCE.items()]
     rows += [[name, *(shown(record["accuracy"][step][kind]) for kind in KINDS)] for name, step in
              [("simulated API alone", "api"), *((f"here, step {step}", step) for step in chosen(steps))]]
-    rows += [[f"also ({letter}), step {step}", *(shown(run["accuracy"][step][kind]) for kind in KINDS)]
-             for letter, run in numbered(record) for step in chosen(list(run["accuracy"]))[1:]]
+    rows += [[f"{name}, step {step}", *(shown(run["accuracy"][step][kind]) for kind in KINDS)]
+             for name, run in record["also"].items() for step in chosen(list(run["accuracy"])) if step != "0"]
     learned = "; ".join(f"{sign} ({s['operation']}) {at(s['first_step'])}" for sign, s in record["symbols"].items())
     failed = {who: ", ".join(f"{n} {name}" for name, n in counts.items() if n) or "none"
               for who, counts in record["failures"].items()}
@@ -118,12 +118,11 @@ def section(record: dict) -> str:
         f"`--resume` after steps {' and '.join(map(str, record['resumed_after']))}.", "",
         *(f"Failures of the {who}: {text}." for who, text in failed.items()),
         f"Read right in 50 % and 90 % of completions (mean of five steps): {learned}.", "",
-        table(["seconds a step (median)", *TIMES, "within 1.5"], [
-            [name + mark, *(f"{statistics.median(values[first:last]):.2f}" for values in run["seconds"]),
-             f"{100 * statistics.mean(s <= 1.5 for s in run['seconds'][0][first:last]):.0f} %"]
-            for mark, run in [("", record), *((f", also ({letter})", run) for letter, run in numbered(record))]
-            for name, first, last in segments(run["seconds"][0], cuts(record, run))]), "",
-        *(f"- also ({letter}): {run['how']}" for letter, run in numbered(record)), "",
+        table(["seconds a step (median, first step of each part left out)", *TIMES, "within 1.5"], [
+            [name, *(f"{statistics.median(values[first:last]):.2f}" for values in seconds),
+             f"{100 * statistics.mean(s <= 1.5 for s in seconds[0][first:last]):.0f} %"]
+            for name, seconds, first, last in parts(record)]), "",
+        *(f"- *{name}*: {run['how']}" for name, run in record["also"].items()), "",
         f"At most {record['peak_gib']:.1f} GiB of the GPU; {statistics.median(record['tokens']):.0f} tokens a completion; "
         f"log-probs of vLLM and trainer {record['parity']:.4f} nats apart.", "", *conditions_table(record), ""])
 
@@ -144,20 +143,14 @@ def conditions_table(record: dict) -> list[str]:
                    "greedy custom, before and after", "greedy standard", "*the source saw*"], rows)]
 
 
-def numbered(record: dict) -> list[tuple[str, dict]]:
-    """The other runs: a letter and what is known of each."""
-    return list(zip("abcdef", record["also"], strict=False))
-
-
-def cuts(record: dict, run: dict) -> list[int]:
-    """After which steps to cut a run in parts: where it was resumed, or where another of them ends."""
-    return run.get("resumed_after", [len(other["seconds"][0]) for other in record["also"]])
-
-
-def segments(steps: list[float], after: list[int]) -> list[tuple[str, int, int]]:
-    """The parts of a run: a name, first and last place. The first step of each, which may compile, is out."""
-    bounds = sorted({0, *(place for place in after if place < len(steps)), len(steps)})
-    return [(f"steps {first + 1} to {last}", first + 1, last) for first, last in pairwise(bounds)]
+def parts(record: dict) -> list[tuple[str, list[list[float]], int, int]]:
+    """The runs, cut where they were resumed and where the shortest ends: a name, seconds, first and last place."""
+    runs = {"": record["seconds"]} | {f"{name}, ": run["seconds"] for name, run in record["also"].items()}
+    shortest, found = min(len(seconds[0]) for seconds in runs.values()), []
+    for name, seconds in runs.items():
+        bounds = sorted({0, *([] if name else record["resumed_after"]), shortest, len(seconds[0])})
+        found += [(f"{name}steps {first + 1} to {last}", seconds, first + 1, last) for first, last in pairwise(bounds)]
+    return found
 
 
 def chosen(steps: list[str]) -> list[str]:
@@ -186,8 +179,8 @@ def main(words: list[str]) -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--conditions", type=Path, help="the folder of the four conditions' runs")
     parser.add_argument("--machine", default="", help="where it ran, in words")
-    parser.add_argument("--also", nargs=2, action="append", default=[], metavar=("RUN", "WORDS"),
-                        help="another run, and what it is")
+    parser.add_argument("--also", nargs=3, action="append", default=[], metavar=("RUN", "NAME", "HOW"),
+                        help="another run, what to call it, and how it was made")
     parser.add_argument("--resumed", type=int, nargs="*", default=[], help="after which steps the run was resumed")
     args = parser.parse_args(words)
     try:

@@ -96,6 +96,11 @@ def training_flops(policy, tokens_read: int, tokens_sampled: int) -> float:
     return 4.0 * body * tokens_read + 4.0 * head * tokens_sampled + 6.0 * lora * tokens_read
 
 
+def utilisation(flops: float, ranks: int, seconds: float, ceiling_tflops: float) -> float:
+    """Which share of its ceiling each rank's GPU reaches, where ranks share the operations."""
+    return flops / ranks / seconds / (1e12 * ceiling_tflops)
+
+
 def configured(
     model: str, folder: str, overrides: list[str], prompts: int = 16, group: int = 64, new_tokens: int = 128,
     lora_rank: int = 32, steps: int = 1, vllm_gib: float = 39.5,
@@ -148,7 +153,7 @@ def main(words: list[str]) -> None:
         rows = args.prompts * args.group
         read = args.prompts * record["prompt_tokens"] + rows * (args.new_tokens - 1)
         flops = training_flops(trainer.policy, read, rows * args.new_tokens)
-        record["train_mfu"] = [flops / line["time/train_s"] / 1e12 / most for line in lines]
+        record["train_mfu"] = [utilisation(flops, RANKS.size, line["time/train_s"], most) for line in lines]
     report(record, args.out)
 
 
@@ -167,7 +172,8 @@ def described(args: argparse.Namespace, config: Config, trainer: Trainer, lines:
             "vllm_weights_gib": engine_weights / 2**30, "kv_cache_gib": cache / 2**30, "peak_gib": gib,
             "parity": [line["parity/logp_mean_abs_diff"] for line in lines],
             "completion_tokens": [line["completion/mean_tokens"] for line in lines], "steps": steps,
-            "device": torch.cuda.get_device_name() if CUDA else "cpu", "versions": versions()}
+            "device": torch.cuda.get_device_name() if CUDA else "cpu", "threads": torch.get_num_threads(),
+            "versions": versions()}
 
 
 def profiled(trainer: Trainer, step: int, path: Path) -> None:

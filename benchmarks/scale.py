@@ -2,8 +2,8 @@
 
     python -m benchmarks.scale --model DIR --out FILE [--ranks 1 2] [what benchmarks/our_step.py takes]
 
-Each number of ranks is a torchrun of its own. FILE gets what every step took; a table of medians over the steps after the
-first is printed.
+Each number of ranks is a torchrun of its own. FILE gets what every step took, beside what it holds of other numbers of them;
+a table of medians over the steps after the first is printed. `wait` and `allreduce` are parts of the others.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, required=True)
     args, rest = parser.parse_known_args(words)
-    found = {}
+    found = json.loads(args.out.read_text()) if args.out.exists() else {}
     for ranks in args.ranks:
         found[str(ranks)] = measure(ranks, rest)
         report(found, args.out)

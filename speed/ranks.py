@@ -12,10 +12,10 @@ one is gone when the connection closes.
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
@@ -39,7 +39,7 @@ class Ranks:
     """This process among `size`. The `first`, rank 0, is the one that writes and prints."""
 
     rank, size = 0, 1
-    share_gpus = False
+    turn, turns = 0, 0  # among those on one GPU; 0 turns where each has its own
 
     def __init__(self, restarts: bool = False):
         """restarts: whether torchrun starts ranks anew when one is lost."""
@@ -83,13 +83,19 @@ class Ranks:
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Where ranks share GPUs they do what is within it one after the other: vLLM measures how much memory is free."""
-        turns = range(self.size if self.share_gpus else 0)
-        for _ in turns[: self.rank]:
+        """Where ranks share GPUs they do what is within it one after the other, and go on together.
+
+        vLLM measures what is free while it starts, and counts what others take or free.
+        """
+        for _ in range(self.turn):
             self.gather(None, None)
         yield
-        for _ in turns[self.rank :]:
+        for _ in range(self.turn, self.turns):
             self.gather(None, None)
+
+    def sharing(self, device: str) -> int:
+        """How many ranks share the memory of this one's device, "cuda" or "cpu"."""
+        return 1
 
     def need(self, prompts: int) -> None:
         """Raises UserError where a step's prompts are too few for all to have one."""
@@ -113,7 +119,7 @@ class Ranks:
         return {}
 
     def close(self) -> None:
-        """Leave the others at the end of a run that went well."""
+        """At the end of a run that went well: end NCCL, which complains otherwise."""
 
     def last_word(self, message: str) -> str:
         """What of a last message this rank should print: "" where the first says the same."""
@@ -126,9 +132,9 @@ ALONE = Ranks()
 class Joined(Ranks):
     """One of several."""
 
-    def __init__(self, store: "Store", rank: int, size: int, gpu: Literal["own", "shared"] | None = None,
+    def __init__(self, store: "Store", rank: int, size: int, local_rank: int = 0, local_size: int = 1, gpus: int = 0,
                  restarts: bool = False):
-        """Meet the others. gpu: whose this rank's is, if it has any."""
+        """Meet the others. local: among the ranks of this machine, which has so many GPUs, dealt out in turn."""
         from torch.distributed import PrefixStore, ProcessGroupGloo
 
         super().__init__(restarts)
@@ -139,8 +145,15 @@ class Joined(Ranks):
         except RuntimeError as error:
             raise lost(error) from None
         self._sums: ProcessGroup | None = None  # NCCL's, once there is a gradient
-        gpus = self.gather(gpu, str | None)
-        self._nccl, self.share_gpus = set(gpus) == {"own"}, "shared" in gpus
+        self._local_size, self._gpus = local_size, gpus
+        self.turn = local_rank // gpus if gpus else 0
+        last = max(self.gather(self.turn, int))
+        self.turns = last + 1 if last else 0
+        self._nccl = all(self.gather(gpus > 0, bool)) and not last
+
+    def sharing(self, device: str) -> int:
+        """See Ranks."""
+        return -(-self._local_size // self._gpus) if device == "cuda" else self._local_size
 
     def about(self, device: str) -> str:
         """See Ranks."""
@@ -191,7 +204,8 @@ class Joined(Ranks):
     def close(self) -> None:
         """See Ranks."""
         if self._sums is not None:
-            self._sums.shutdown()
+            with suppress(RuntimeError):  # the run is done, and saved
+                self._sums.shutdown()
 
     def last_word(self, message: str) -> str:
         """See Ranks."""

@@ -17,11 +17,15 @@ def join() -> Ranks:
     """This process's place, from torchrun's variables, which are taken out of the environment; ALONE without them.
 
     On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one. Raises
-    RankLostError where the others are not met, RuntimeError where it is too late to choose a GPU: importing bitsandbytes or
-    vLLM starts CUDA.
+    RankLostError where the others are not met, RuntimeError where PyTorch has started CUDA, which importing bitsandbytes or
+    vLLM does: it is too late to choose a GPU then.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
+    import torch
+
+    if torch.cuda.is_initialized():
+        raise RuntimeError("join() must come before what starts CUDA: this rank's GPU can no longer be chosen")
     store, rank, size = None, 0, 1
     if int(os.environ["WORLD_SIZE"]) > 1:
         import torch.distributed as dist
@@ -38,12 +42,10 @@ def join() -> Ranks:
         os.environ.pop(name, None)
     if here:  # two engines that compile the same would write the same files
         os.environ["VLLM_CACHE_ROOT"] = f"{os.environ.get('VLLM_CACHE_ROOT', Path.home() / '.cache' / 'vllm')}/rank{here}"
-    gpu = None
     if gpus := _gpus():
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[here % len(gpus)]
-        gpu = "own" if beside <= len(gpus) else "shared"
     if store:
-        return Joined(store, rank, size, gpu, restarts)
+        return Joined(store, rank, size, here, beside, len(gpus), restarts)
     return Ranks(restarts)
 
 
@@ -51,8 +53,6 @@ def _gpus() -> list[str]:
     """The GPUs that this process may see, by the names CUDA_VISIBLE_DEVICES takes."""
     import torch
 
-    if torch.cuda.is_initialized():
-        raise RuntimeError("join() must come before what starts CUDA: this rank's GPU can no longer be chosen")
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = map(str, range(torch.cuda.device_count())) if named is None else named.split(",")
     return [name for name in names if name and not name.startswith("-")]

@@ -17,6 +17,7 @@ from adapter.ask import MOST_AT_ONCE, Chain, as_they_come, read_lines, read_ques
 from adapter.commands import run
 from adapter.trained import TrainedAdapter
 from grpo.types import UserError
+from harness.files import new_directory
 from symbols.expression import GREEK
 from tests.conftest import ROOT
 
@@ -163,8 +164,15 @@ def test_the_newest_lora_answers(toy, tmp_path):
     assert (extended.folder, extended.step) == (run / "checkpoints" / "step-00020", 20)
     (run / "config.yaml").write_text(text)
     shutil.move(run / "adapter", tmp_path)  # stopped in its last evaluation
-    assert TrainedAdapter(run).folder == run / "checkpoints" / "step-00020"
-    shutil.move(tmp_path / "adapter", run)
+    first = TrainedAdapter(run)
+    assert (first.folder, first.step) == (run / "checkpoints" / "step-00020", 20)
+    with new_directory(run / "adapter") as part:  # the same, when it was being extended: adapter/ is of an earlier end
+        for path in (tmp_path / "adapter").glob("adapter_*"):
+            shutil.copy(path, part)
+        weights = load_file(part / "adapter_model.safetensors")
+        save_file({name: -t for name, t in weights.items()}, part / "adapter_model.safetensors")
+    extended = TrainedAdapter(run)
+    assert (extended.folder, extended.step) == (run / "checkpoints" / "step-00020", 20)
     shutil.rmtree(run / "checkpoints")
     assert TrainedAdapter(run).folder == run / "adapter"
 

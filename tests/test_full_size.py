@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 
 import pytest
 
@@ -46,8 +47,8 @@ def test_a_run_becomes_a_record_and_a_page(finished):
     shorter.mkdir()
     (shorter / "metrics.jsonl").write_text("".join((finished / "full" / "metrics.jsonl").read_text().splitlines(True)[:2]))
     full_size.main([str(finished / "full"), "--conditions", str(finished / "others"), "--machine", "A machine",
-                    "--resumed", "2", "--also", str(finished / "full"), "the same once more",
-                    "--also", str(shorter), "a shorter one"])
+                    "--resumed", "2", "--also", str(finished / "full"), "again", "the same once more",
+                    "--also", str(shorter), "shorter", "of two steps"])
     page = (finished / "page.md").read_text()
     assert page.startswith("before\n<!-- full size -->\n|  | custom |")
     assert page.endswith("<!-- /full size -->\nafter\n")
@@ -56,10 +57,11 @@ def test_a_run_becomes_a_record_and_a_page(finished):
     assert ["*source:* Qwen3-8B, step 1000", "*84.0 %*", "*97.5 %*", "*90.8 %*"] in rows
     assert ["steps 1 to 2", *["1.00"] * 5, "100 %"] in rows  # without the step that compiles
     assert ["steps 3 to 4", *["2.00"] * 5, "0 %"] in rows
-    assert ["steps 3 to 4, also (a)", *["2.00"] * 5, "0 %"] in rows  # cut where (b) ends
-    assert [row for row in rows if row[0].endswith("also (b)")] == [["steps 1 to 2, also (b)", *["1.00"] * 5, "100 %"]]
-    assert ["also (a), step 4", "90.0 % [59.6, 98.2]", "100.0 % [72.2, 100.0]", "95.0 % [76.4, 99.1]"] in rows
-    assert "- also (b): a shorter one\n" in page
+    assert ["again, steps 3 to 4", *["2.00"] * 5, "0 %"] in rows  # cut where the shorter one ends
+    assert [row for row in rows if row[0].startswith("shorter")] == [["shorter, steps 1 to 2", *["1.00"] * 5, "100 %"]]
+    assert ["again, step 4", "90.0 % [59.6, 98.2]", "100.0 % [72.2, 100.0]", "95.0 % [76.4, 99.1]"] in rows
+    assert not [row for row in rows if row[0] == "again, step 0"]
+    assert "- *shorter*: of two steps\n" in page
     assert ["C", "defined", "yes", "1", "1.00, 1.00", "99.5, 99.5 %", "100.0, 100.0 %", "*reward 1.0 from step 1*"] in rows
     assert not [row for row in rows if row[0] in ("A", "B", "D")]  # which were not run
     for text in ("Failures of the adapter: 1 echo.", "γ (×) step 3 and not yet", "At most 6.0 GiB", "after steps 2.",
@@ -76,7 +78,27 @@ def test_a_run_that_was_not_evaluated_is_one_line(finished):
 
 def test_the_page_quotes_its_record():
     record = json.loads((ROOT / "benchmarks" / "results" / "full.json").read_text())
-    assert full_size.section(record) in (page := (ROOT / "benchmarks" / "full_size.md").read_text())
+    page = (ROOT / "benchmarks" / "full_size.md").read_text()
+    assert full_size.section(record) in page
+    text, medians = page.replace("\n", " "), {}
+    for name, run in record["also"].items():
+        steps = run["seconds"][0]
+        medians[name] = statistics.median(steps[1:60])
+        if name == "two processes":
+            share = statistics.mean(second <= 1.5 for second in steps)
+            assert f"a median of {statistics.median(steps):.2f} s over {len(steps)} steps, {100 * share:.0f} % of" in text
+        assert min(reward for reward in run["custom"][40:60] if reward is not None) > 0.6
+    assert f"one process took {medians['one process there']:.2f} s where two took {medians['two processes']:.2f}:" in text
+
+
+def test_the_page_quotes_the_flagship():
     flagship = json.loads((ROOT / "benchmarks" / "results" / "flagship.json").read_text())
-    for line in (line for process in flagship["printed"] for line in process if not line.startswith("memory:")):
-        assert f"    {line}\n" in page
+    page = (ROOT / "benchmarks" / "full_size.md").read_text()
+    printed = page.partition("<!-- flagship -->\n")[2].partition("<!-- /flagship -->")[0].splitlines()
+    first, second = flagship["printed"]
+    assert printed == [f"    {line}" for line in
+                       first + [line for line in second if line not in first and not line.startswith("memory: ")]]
+    took = [f"{line['time/step_s']:.1f}" for line in flagship["metrics"]]
+    assert f"A step took {took[0]}, {took[1]} and, in the second process, {took[2]} s" in page
+    assert f"at most {max(line['memory/peak_gib'] for line in flagship['metrics']):.1f} GiB" in page
+    assert f"saw {flagship['most_mib_by_nvidia_smi']:,} MiB" in page

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch.nn import functional as F
 
-from benchmarks import random_base, scale
+from benchmarks import random_base
 from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
@@ -207,12 +207,3 @@ def test_random_weights_have_a_shape_and_its_tokenizer(tmp_path):
     assert not any(torch.equal(ours[name], theirs[name]) for name in ours if ours[name].ndim == 2)
     assert all(t.dtype == torch.bfloat16 for t in ours.values())
     assert (tmp_path / "random" / "tokenizer.json").read_bytes() == (Path(MODEL) / "tokenizer.json").read_bytes()
-
-
-def test_the_table_of_ranks():
-    record = {"steps": [{"step_s": 9.0, "rollout_s": 5.0, "train_s": 4.0},
-                        {"step_s": 4.0, "rollout_s": 3.0, "train_s": 1.0}]}
-    two = {"steps": [{"step_s": 2.5, "rollout_s": 1.5, "train_s": 0.75, "wait_s": 0.125, "allreduce_s": 0.0625}]}
-    assert scale.table({"1": record, "2": two}).splitlines()[2:] == [
-        "| 1 | 4.000 | 3.000 | 1.000 | 0.000 | 0.000 | 0.250 | 1.00 |",
-        "| 2 | 2.500 | 1.500 | 0.750 | 0.125 | 0.062 | 0.400 | 1.60 |"]
