@@ -8,6 +8,7 @@ a table of medians over the steps after the first is printed. `wait` and `allred
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -20,11 +21,15 @@ PHASES = ("step_s", "rollout_s", "train_s", "wait_s", "allreduce_s")
 
 
 def measure(ranks: int, words: list[str]) -> dict:
-    """One number of ranks. Raises CalledProcessError where it fails."""
+    """One number of ranks. Raises CalledProcessError where it fails.
+
+    torchrun gives each of several one OpenMP thread, and one alone as many as there are cores: here all have one.
+    """
+    threads = {"OMP_NUM_THREADS": "1"} | os.environ
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "step.json"
         subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
-                        "-m", "benchmarks.our_step", "--out", str(out), *words], check=True)
+                        "-m", "benchmarks.our_step", "--out", str(out), *words], check=True, env=threads)
         return json.loads(out.read_text())
 
 

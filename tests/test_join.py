@@ -86,12 +86,14 @@ def test_ranks_that_share_a_gpu_take_turns():
     log, store, at_once, two = [], HashStore(), Barrier(4), Barrier(2)
 
     def work(rank):
-        with Joined(store, rank, 4, rank, 4, 4).in_turn():  # a GPU each
+        own, shared = (Joined(PrefixStore(str(gpus), store), rank, 4, rank, 4, gpus) for gpus in (4, 2))
+        with own.in_turn():
             at_once.wait(timeout=30)
-        with Joined(PrefixStore("shared", store), rank, 4, rank, 4, 2).in_turn():
+        with shared.in_turn():
             two.wait(timeout=30)
             log.append(rank // 2)
         log.append("after")
+        return own, shared
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(work, range(4)))
