@@ -55,10 +55,10 @@ def collect(
         "peak_gib": max(line["memory/peak_gib"] for line in lines),
         "conditions": {name: condition(conditions / f"full-{name}") for name in CONDITIONS
                        if conditions and (conditions / f"full-{name}").is_dir()},
-        "also": {name: also(Path(folder), how) for folder, name, how in others}}
+        "also": {name: other_run(Path(folder), how) for folder, name, how in others}}
 
 
-def also(run: Path, how: str) -> dict[str, object]:
+def other_run(run: Path, how: str) -> dict[str, object]:
     """Another run of this size."""
     lines, report = metrics(run), run / REPORT
     return {"how": how, "accuracy": measured(json.loads(report.read_text())) if report.is_file() else {},
@@ -119,9 +119,9 @@ def section(record: dict) -> str:
         *(f"Failures of the {who}: {text}." for who, text in failed.items()),
         f"Read right in 50 % and 90 % of completions (mean of five steps): {learned}.", "",
         table(["seconds a step (median, first step of each part left out)", *TIMES, "within 1.5"], [
-            [name, *(f"{statistics.median(values[first:last]):.2f}" for values in seconds),
-             f"{100 * statistics.mean(s <= 1.5 for s in seconds[0][first:last]):.0f} %"]
-            for name, seconds, first, last in parts(record)]), "",
+            [name, *(f"{statistics.median(values[first:last]):.2f}" for values in taken),
+             f"{100 * statistics.mean(s <= 1.5 for s in taken[0][first:last]):.0f} %"]
+            for name, taken, first, last in parts(record)]), "",
         *(f"- *{name}*: {run['how']}" for name, run in record["also"].items()), "",
         f"At most {record['peak_gib']:.1f} GiB of the GPU; {statistics.median(record['tokens']):.0f} tokens a completion; "
         f"log-probs of vLLM and trainer {record['parity']:.4f} nats apart.", "", *conditions_table(record), ""])
@@ -146,10 +146,10 @@ def conditions_table(record: dict) -> list[str]:
 def parts(record: dict) -> list[tuple[str, list[list[float]], int, int]]:
     """The runs, cut where they were resumed and where the shortest ends: a name, seconds, first and last place."""
     runs = {"": record["seconds"]} | {f"{name}, ": run["seconds"] for name, run in record["also"].items()}
-    shortest, found = min(len(seconds[0]) for seconds in runs.values()), []
-    for name, seconds in runs.items():
-        bounds = sorted({0, *([] if name else record["resumed_after"]), shortest, len(seconds[0])})
-        found += [(f"{name}steps {first + 1} to {last}", seconds, first + 1, last) for first, last in pairwise(bounds)]
+    shortest, found = min(len(taken[0]) for taken in runs.values()), []
+    for name, taken in runs.items():
+        bounds = sorted({0, *([] if name else record["resumed_after"]), shortest, len(taken[0])})
+        found += [(f"{name}steps {first + 1} to {last}", taken, first + 1, last) for first, last in pairwise(bounds)]
     return found
 
 

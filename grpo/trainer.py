@@ -71,7 +71,7 @@ class Trainer:
         needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
         check = self_test(self.sampler, self.updater, self.train_prompts[:2])
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
-        ranks.gather(None, None)  # an earlier run, which may lie there, is out of the way
+        ranks.meet()  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
         self.evaluations.steps = ranks.gather(self.evaluations.steps, list[dict[str, int | float]])[0]
         if ranks.first:

@@ -32,7 +32,7 @@ def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, i
     prompt = max(prompts, key=lambda p: len(p.token_ids))
     layers = len(policy.decoder.layers)
     free = available(policy.device) // updater.ranks.sharing(policy.device.type)
-    updater.ranks.gather(None, None)  # all have looked before one takes any
+    updater.ranks.meet()  # all have looked before one takes any
     own = sum(p.nbytes for p in policy.model.parameters())
     held = {"base and LoRA": own, "vLLM's weights": engine[0], "KV cache": engine[1]}
     if policy.shares_base:

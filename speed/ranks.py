@@ -68,6 +68,10 @@ class Ranks:
         """
         return [value]
 
+    def meet(self) -> None:
+        """Wait until all ranks are here. Raises RankLostError where one has ended."""
+        self.gather(None, None)
+
     def add_up(self, numbers_X: "torch.Tensor") -> "torch.Tensor":
         """The sum over ranks, equal to the last bit on all. Raises RankLostError where a rank has ended."""
         return numbers_X
@@ -76,22 +80,19 @@ class Ranks:
     def first_ahead(self) -> Iterator[None]:
         """The first does what is within it, then the others do: what one leaves on disk, the others find there."""
         if not self.first:
-            self.gather(None, None)
+            self.meet()
         yield
         if self.first:
-            self.gather(None, None)
+            self.meet()
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
-        """Where ranks share GPUs they do what is within it one after the other, and go on together.
-
-        vLLM measures what is free while it starts, and counts what others take or free.
-        """
+        """Where ranks share GPUs, one after the other does what is within: vLLM's start counts what others take or free."""
         for _ in range(self.turn):
-            self.gather(None, None)
+            self.meet()
         yield
         for _ in range(self.turn, self.turns):
-            self.gather(None, None)
+            self.meet()
 
     def sharing(self, device: str) -> int:
         """How many ranks share the memory of this one's device, "cuda" or "cpu"."""
@@ -182,7 +183,7 @@ class Joined(Ranks):
 
         if numbers_X.is_cuda:
             cuda.synchronize()
-        self.gather(None, None)  # who comes last is not the sum's fault
+        self.meet()  # who comes last is not the sum's fault
         started = time.perf_counter()
         if self._nccl and numbers_X.is_cuda:
             total_X, over_nccl = numbers_X.clone(), self._over_nccl()

@@ -55,20 +55,20 @@ def test_a_gpu_that_can_no_longer_be_chosen_is_a_mistake(monkeypatch):
         torchrun.join()
 
 
-@pytest.mark.parametrize(("gpus", "way", "turns", "sharing"), [
-    ((2, 2, 2), "NCCL", [0, 0, 0], [1, 1, 1]), ((1, 1, 1), "gloo", [0, 1, 2], [3, 3, 3]),
-    ((2, 2, 0), "gloo", [0, 0, 0], [1, 1, 3]), ((0, 0, 0), "gloo", [0, 0, 0], [3, 3, 3])])
-def test_how_ranks_use_gpus(gpus, way, turns, sharing):
-    """Two ranks and another machine's, or three of one machine where gpus are too few."""
-    places = [(0, 2), (1, 2), (0, 1)] if gpus[0] == 2 else [(rank, 3) for rank in range(3)]
-    if gpus[2] == 0:
-        places[2] = (0, 3)
+@pytest.mark.parametrize(("places", "way", "turns", "sharing"), [  # local rank, ranks there, GPUs there
+    ([(0, 2, 2), (1, 2, 2), (0, 1, 2)], "NCCL", [0, 0, 0], [1, 1, 1]),  # two machines, a GPU each
+    ([(0, 3, 2), (1, 3, 2), (2, 3, 2)], "gloo", [0, 0, 1], [2, 2, 2]),
+    ([(0, 1, 1), (0, 2, 1), (1, 2, 1)], "gloo", [0, 0, 1], [1, 2, 2]),  # two machines, one of which shares
+    ([(0, 2, 2), (1, 2, 2), (0, 1, 0)], "gloo", [0, 0, 0], [1, 1, 1]),  # the other has none
+    ([(0, 3, 0), (1, 3, 0), (2, 3, 0)], "gloo", [0, 0, 0], [3, 3, 3])])
+def test_how_ranks_use_gpus(places, way, turns, sharing):
     store = HashStore()
     with ThreadPoolExecutor(3) as pool:
-        ranks = list(pool.map(lambda rank: Joined(store, rank, 3, *places[rank], gpus[rank]), range(3)))
+        ranks = list(pool.map(lambda rank: Joined(store, rank, 3, *places[rank]), range(3)))
     assert all(way in r.about("cuda") for r in ranks)
     assert [r.turn for r in ranks] == turns
-    assert [r.sharing("cuda" if gpus[r.rank] else "cpu") for r in ranks] == sharing
+    assert {r.turns for r in ranks} == {2 if any(turns) else 0}
+    assert [r.sharing("cuda" if gpus else "cpu") for r, (*_, gpus) in zip(ranks, places, strict=True)] == sharing
 
 
 def test_a_rank_is_told_its_place_and_its_gpu(monkeypatch):
@@ -142,5 +142,9 @@ def test_ranks_on_one_gpu_share_what_is_free(monkeypatch):
     updater, prompts = Updater(policy, config, ranks), [Prompt(Problem("p", "custom", ()), (1, 2, 3), "")]
     monkeypatch.setattr(dry_step, "available", lambda device: 12 * GIB)
     assert dry_step.dry_step(updater, prompts, (GIB, GIB)).endswith("of 12.00 GiB free")
+    steps = []
     monkeypatch.setattr(ranks, "sharing", lambda device: {"cpu": 3}[device])
+    monkeypatch.setattr(ranks, "meet", lambda: steps.append("all have looked"))
+    monkeypatch.setattr(updater, "accumulate", lambda *given, run=updater.accumulate: steps.append("pass") or run(*given))
     assert dry_step.dry_step(updater, prompts, (GIB, GIB)).endswith("of 4.00 GiB free")
+    assert steps[:2] == ["all have looked", "pass"]
