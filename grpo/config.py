@@ -143,7 +143,8 @@ class Train(Section):
     recompute_layers: int = Field(
         -1, ge=-1, description="layers that keep no activations (gradient checkpointing); -1: as few as let it fit")
     compile: Literal["auto", "always", "never"] = Field(
-        "auto", description="torch.compile the layers, which fuses what surrounds their products; auto: on a GPU")
+        "auto", description="torch.compile the layers, which fuses what surrounds their products; auto: on a GPU, from a "
+                            "billion parameters on")
 
 
 class Eval(Section):

@@ -69,7 +69,7 @@ class Trainer:
         self.sampler.serve(self.policy)
         self.served_base = self.sampler.fingerprint()
         needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
-        check = self_test(self.sampler, self.updater, self.train_prompts[:2])
+        check = self_test(self.sampler, self.updater, self.train_prompts[:4])
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.meet()  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
