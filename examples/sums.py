@@ -26,7 +26,7 @@ NONE = "none"  # shown where the API gave no answer
 RIGHT = 0.5  # how often the API is
 HEAD = "Check an API's sum. End with \\boxed{CORRECT} if it is right, else with the right sum in \\boxed{}."
 SHOTS: list[tuple[Terms, str]] = [  # as turns of the chat; they show the form, and are in none of the three splits
-    ((25, 14), "29"), ((12, 30), "42"), ((36, 57), NONE), ((48, 21), "70"), ((67, 85), "142")]
+    ((12, 30), "42"), ((25, 14), "29"), ((36, 57), NONE)]
 
 
 class Sums:
@@ -97,8 +97,8 @@ def problem(rng: random.Random, terms: Terms, kind: str) -> Problem:
 
 
 def question(terms: Terms, api: str) -> str:
-    """A user's turn."""
-    return f"{plain(terms)} | API answer: {api} ->"
+    """A user's turn. The sum stands last: after the API's answer, the base would copy that rather than add up."""
+    return f"API answer: {api} | {plain(terms)} ->"
 
 
 def verdict(terms: Terms, api: str) -> str:
