@@ -1,4 +1,4 @@
-"""The two error rates of the start-up self-test: how often it stops a healthy engine, and which faults it misses. Prints JSON.
+"""The self-test's two error rates: how often it stops a healthy engine, and which faults it misses. Prints JSON.
 
     python -m benchmarks.selftest --model models/smollm2 --dtype bfloat16 [--seeds 50] [--faults 3] [--out FILE]
 
@@ -17,11 +17,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from examples.sums import Sums
 from pytest import MonkeyPatch
 
 import harness.selftest
 from benchmarks.record import report
+from examples.sums import Sums
 from grpo.config import load
 from grpo.policy import Policy, pick_device
 from grpo.sampler import Sampler

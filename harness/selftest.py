@@ -41,8 +41,8 @@ class SelfTest:
     module: float  # largest difference of a module's outputs, as a share of what its LoRA adds
 
     def __str__(self) -> str:
-        return (f"self-test: vLLM serves the LoRA it is given: log-probs within {self.gap:.2g} of the trainer's ({self.noise:.2g} "
-                f"without a LoRA; another LoRA would show {self.stale:.2g}), outputs of modules within {self.module:.1g}")
+        return (f"self-test: vLLM serves the LoRA it is given: log-probs within {self.gap:.2g} of the trainer's (without one "
+                f"{self.noise:.2g}, with another {self.stale:.2g}), the outputs of each module within {self.module:.1g}")
 
 
 def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], seed: int = 0) -> SelfTest:
