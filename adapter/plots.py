@@ -56,9 +56,9 @@ def accuracy_plot(path: Path, test: dict[int, Entry], validation: dict[int, Entr
     Without a validation split, as in an older run, the line is of the test problems. kept: the step whose LoRA is kept.
     references: (label, kind, accuracy): dashed lines in the kind's colour.
     """
-    of = "lines: validation, diamonds: test" if validation else "on the test problems"
+    of = "lines: validation, diamonds: test" if validation else "test problems"
     with rc_context(STYLE):
-        figure, axes = _canvas("Accuracy", f"{subtitle}; greedy, {of}, with 95 % intervals")
+        figure, axes = _canvas("Greedy accuracy", f"{subtitle}; {of}; 95 % intervals")
         labels = []
         for kind in ("standard", "custom"):
             shares, points = ({step: entry.accuracy[kind] for step, entry in entries.items() if entry.accuracy[kind].of}
@@ -71,11 +71,14 @@ def accuracy_plot(path: Path, test: dict[int, Entry], validation: dict[int, Entr
                       markersize=8, clip_on=False)
             if validation:
                 _diamonds(axes, points, COLOURS[kind])
-            labels.append(_accuracy_label(kind, shares, points.get(kept) if validation else None))
+            label = f"{kind} {100 * points[kept].value:.1f} %\non test" if validation and kept in points else None
+            last = list(shares.values())[-1].value
+            labels.append(Label(label or f"{kind} {100 * last:.1f} %", last, COLOURS[kind]))
         if validation:
             axes.axvline(kept, color=GREY, linewidth=1.5, linestyle=(0, (1, 3)), zorder=1)
-            axes.annotate("kept", xy=(kept, 2), xytext=(-6, 0), textcoords="offset points", color=GREY, fontsize=15,
-                          rotation=90, ha="right", va="bottom")
+            side = -1 if 2 * kept > max(validation) else 1  # within the axes
+            axes.annotate("kept", xy=(kept, 2), xytext=(6 * side, 0), textcoords="offset points", color=GREY, fontsize=15,
+                          rotation=90, ha="right" if side < 0 else "left", va="bottom")
         for text, kind, value in references:
             axes.axhline(100 * value, color=COLOURS[kind], linewidth=2, linestyle=(0, (4, 3)), clip_on=False)
             labels.append(Label(text, value, COLOURS[kind], bold=False))
@@ -148,13 +151,6 @@ def _diamonds(axes: Axes, points: dict[int, Share], colour: str) -> None:
     axes.errorbar(list(points), [100 * s.value for s in points.values()], [[100 * x for x in way] for way in (below, above)],
                   color=colour, fmt="D", markersize=13, markerfacecolor="white", markeredgewidth=3, elinewidth=2, capsize=5,
                   clip_on=False, zorder=4)
-
-
-def _accuracy_label(kind: str, shares: dict[int, Share], tested: Share | None) -> Label:
-    """Of a line, at its right end; with the test accuracy of the LoRA that is kept, where the line is of validation."""
-    last = list(shares.values())[-1]
-    text = f"{kind} {100 * last.value:.1f} %" if tested is None else f"{kind},\ntest {100 * tested.value:.1f} %"
-    return Label(text, last.value, COLOURS[kind])
 
 
 def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Label:

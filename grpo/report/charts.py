@@ -149,13 +149,13 @@ def _accuracy(run: Run) -> Chart | None:
                 figure.add_scatter(x=[0, last], y=[table[kind]] * 2, name=_plain(f"{kind}: {name}"), mode="lines",
                                    line={"color": PALETTE[n % 6], "dash": "2px,3px", "width": 1}, hovertemplate="%{y:.1%}")
     if found.kept is not None and found.kept <= last:
-        figure.add_vline(x=found.kept, line={"color": GREY, "width": 1, "dash": "dot"}, annotation_text="kept",
-                         annotation_position="bottom left", annotation_font_color=GREY)
+        figure.add_scatter(x=[found.kept] * 2, y=[0, 1], name=f"kept: step {found.kept}", mode="lines", hoverinfo="skip",
+                           line={"color": GREY, "width": 1.5, "dash": "dot"})  # no shape: the page marks its step by one
     figure.update_layout(hovermode="x unified", xaxis_title_text="step")
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
     of = ("Lines: on the validation problems, which choose the LoRA that is kept. Diamonds: on the test problems."
           if found.validation else "On the test problems.")
-    return _chart(figure, "Greedy accuracy", f"{of} Thin dotted lines: what the run is compared with.")
+    return _chart(figure, "Greedy accuracy", f"{of} Thin dotted lines: what the run is compared with.", 270)
 
 
 def _composition(run: Run) -> Chart:
