@@ -82,7 +82,7 @@ def checkpoint_seconds(policy, config, folder: Path, times: int = 3) -> dict[str
     spent = []
     for step in range(1, times + 1):
         started = time.perf_counter()
-        checkpoint.save(folder, step, policy, updater, Identity({"train": "", "test": ""}, ""))
+        checkpoint.save(folder, step, policy, updater, Identity({"train": "", "validation": "", "test": ""}, ""))
         spent.append(time.perf_counter() - started)
     size = sum(f.stat().st_size for f in (folder / f"step-{times:05d}").iterdir())
     return {"parameters": sum(p.numel() for p in policy.parameters.values()), "mib": round(size / 2**20, 1),

@@ -148,9 +148,14 @@ class Train(Section):
 
 
 class Eval(Section):
-    """Greedy accuracy on the test problems, at step 0 and at the end too."""
+    """Greedy accuracy: by that on the validation problems a LoRA is chosen; that on the test problems is reported."""
 
-    every: int = Field(50, ge=1, description="steps between evaluations on the test problems")
+    every: int = Field(50, ge=1, description="steps between evaluations on the validation problems; at both ends too")
+    keep: Literal["best", "last"] = Field(
+        "best", description="whose LoRA adapter/ holds: that of the step with the best validation accuracy, or the last's")
+    test_every: int | None = Field(
+        None, ge=1, description="steps between evaluations on the test problems, which are asked at step 0 and, with the "
+                                "LoRA that is kept, at the end anyway", examples=[50])
 
 
 class Checkpoint(Section):

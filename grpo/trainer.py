@@ -10,16 +10,18 @@
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from grpo.config import Config
 from grpo.evaluate import evaluate
 from grpo.policy import Chat, Policy, check_base, pick_device
 from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
-from grpo.types import Aborted, Group, Prompt, Task, UserError
+from grpo.types import Aborted, Group, Prompt, Table, Task, UserError
 from grpo.update import Updater
 from harness import checkpoint, kept, rundir
 from harness.alarms import Alarms
+from harness.best import KEEP
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
 from harness.files import new_directory, writable
@@ -47,8 +49,8 @@ class Trainer:
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
         chat = Chat(config.model, pick_device(config.model))
-        self.train_prompts, self.test_prompts, context = encode(chat, task, config)
-        tokens = [p.token_ids for p in self.train_prompts + self.test_prompts]
+        self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
+        tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
         self.identity = Identity.of(task, [*tokens, chat.stop_ids])
         if found:  # refused before the engine starts, which takes a minute or two at 8B
             checkpoint.check(found[0], config, self.identity, allowed)
@@ -73,7 +75,10 @@ class Trainer:
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.meet()  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
-        self.evaluations.steps = ranks.gather(self.evaluations.steps, list[dict[str, int | float]])[0]
+        self.evaluations.rows = ranks.gather(self.evaluations.rows, dict[str, list[dict[str, int | float]]])[0]
+        self.best = KEEP[config.eval.keep](self.folder, ranks.first)
+        said += self.best.restore(self.done, self.evaluations.rows["validation"], self.policy) if ranks.first else []
+        self.best.at = ranks.gather(self.best.at, tuple[int, float] | None)[0]
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps)
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
@@ -124,14 +129,24 @@ class Trainer:
         return f"python -m grpo.replay {path} runs it again"
 
     def measure(self) -> None:
-        """Evaluate after the last finished step, if that is due and was not done before."""
-        config, step = self.config, self.done
-        if step not in self.evaluations and (step % config.eval.every == 0 or step == config.run.steps):
-            table = evaluate(self.sampler, self.policy, self.task, self.test_prompts, self.ranks)
+        """Evaluate after the last finished step, if that is due and was not done before; keep its LoRA if it is the best."""
+        when, step = self.config.eval, self.done
+        if (step % when.every == 0 or step >= self.config.run.steps) and not self.evaluations.has("validation", step):
+            table = self.evaluate("validation", step)
             with deferred():
-                self.evaluations.add(step, table)
-                if self.ranks.first:
-                    self.log.evaluation(step, table)
+                self.best.offer(step, table["overall"], self.policy)
+        if (step == 0 or (when.test_every and step % when.test_every == 0)) and not self.evaluations.has("test", step):
+            self.evaluate("test", step)
+
+    def evaluate(self, split: Literal["validation", "test"], step: int) -> Table:
+        """Accuracy of the policy, which is that of a step, on a split. Recorded before it is returned."""
+        prompts = self.validation_prompts if split == "validation" else self.test_prompts
+        table = evaluate(self.sampler, self.policy, self.task, prompts, self.ranks)
+        with deferred():
+            self.evaluations.add(split, step, table)
+            if self.ranks.first:
+                self.log.evaluation(split, step, table)
+        return table
 
     def save(self) -> None:
         """Write a checkpoint of the last finished step.
@@ -144,7 +159,28 @@ class Trainer:
         if self.ranks.first:
             self.log.flush()
             checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
+            self.best.prune()
         self.saved = self.done
+
+    def finish(self) -> None:
+        """Measure the LoRA that eval.keep chooses on the test problems, and write it to adapter/.
+
+        The last step is in a checkpoint by now: the policy may become an earlier one. Raises SyncError where vLLM does not
+        hold the LoRA that is measured, UserError where the best one is damaged.
+        """
+        ranks, step = self.ranks, self.best.chosen(self.done)
+        if step != self.done:
+            self.best.load(self.policy)
+            ranks.agree("LoRA", fingerprint(self.policy.lora().items()), "run.dir must be on a disk that all machines share")
+            self.sampler.swap_lora(self.policy.lora())
+        if not self.evaluations.has("test", step):
+            check_served(self.policy, self.sampler)
+            self.evaluate("test", step)
+        if ranks.first:
+            with new_directory(self.folder / "adapter") as part:
+                self.policy.save(part)
+            self.log.close()
+        self.evaluations.keep(step)
 
 
 def train(
@@ -165,28 +201,30 @@ def train(
                 if step % config.checkpoint.every == 0 or step == config.run.steps:
                     ranks.agree("LoRA", fingerprint(run.policy.lora().items()), "ranks have drifted apart: report this")
                     run.save()
+            run.finish()
         except (Interrupted, RankLostError):
             ignore()  # the next one: what is done is being saved
             if ranks.first and run.done > run.saved and not run.updater.logp_old:
                 run.save()
             raise
-        if ranks.first:
-            with new_directory(run.folder / "adapter") as part:
-                run.policy.save(part)
-            run.log.close()
         run.sampler.close()
     return run.evaluations
 
 
-def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:
-    """The task's train and test problems as token ids, and the most tokens of a prompt with its completion.
+def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], list[Prompt], int]:
+    """The task's train, validation and test problems as token ids, and the most tokens of a prompt with its completion.
 
-    Raises UserError where those do not fit the model.
+    Raises UserError where the task lacks some, or where those do not fit the model.
     """
-    train_prompts, test_prompts = ([chat.encode(p) for p in problems] for problems in (task.train, task.test))
-    longest = max(len(p.token_ids) for p in train_prompts + test_prompts)
+    splits = []
+    for name in ("train", "validation", "test"):
+        if not getattr(task, name, None):
+            raise UserError(f"task.target = {config.task.target}: its task has no {name} problems; give it `{name}`, a list "
+                            "of one or more grpo.types.Problem that are in no other split")
+        splits.append([chat.encode(problem) for problem in getattr(task, name)])
+    longest = max(len(prompt.token_ids) for prompts in splits for prompt in prompts)
     if longest + config.rollout.max_new_tokens > chat.max_tokens:
         raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
                         f"tokens) it exceeds the model's {chat.max_tokens} positions; "
                         f"at most {chat.max_tokens - longest} fit")
-    return train_prompts, test_prompts, longest + config.rollout.max_new_tokens
+    return *splits, longest + config.rollout.max_new_tokens
