@@ -19,6 +19,8 @@ class Run(Section):
     dir: str = Field(min_length=1, description="the folder the run writes to", examples=["runs/mine"])
     steps: int = Field(ge=1, description="how many GRPO steps the whole run has", examples=[100])
     seed: int = Field(0, ge=0, lt=2**32, description="decides data order and sampling")
+    give_up_after: int = Field(10, ge=0, description="steps in a row without a signal after which a run stops that has "
+                                                     "learned nothing yet, or is wrong throughout; 0: never")
 
 
 class Model(Section):

@@ -25,14 +25,16 @@ from harness.best import KEEP
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
 from harness.files import new_directory, writable
+from harness.giving_up import GivingUp, NoSignalError
 from harness.identity import Identity, fingerprint
 from harness.lora_health import LoraHealth
 from harness.memory import memory_metrics
 from harness.metrics import completion_lines, rollout_metrics
-from harness.parity import SyncError
+from harness.parity import SyncError, bound
 from harness.records import Clock, RunLog, shown
 from harness.selftest import check_served, self_test
 from harness.signals import Interrupted, deferred, ignore
+from harness.startup import Startup
 from speed.ranks import ALONE, RankLostError, Ranks
 
 
@@ -42,12 +44,16 @@ class Trainer:
     With several ranks each has all of it, but for the records: rank 0 alone writes.
     """
 
-    def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE):
+    def __init__(
+        self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE,
+        startup: Startup | None = None
+    ):
         """Start vLLM, put the policy on its weights, restore it from the newest checkpoint, and prove that the two agree."""
         self.config, self.task, self.folder, self.ranks = config, task, Path(config.run.dir), ranks
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
+        startup = startup or Startup(ranks.first)
         chat = Chat(config.model, pick_device(config.model))
         self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
         tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
@@ -55,11 +61,12 @@ class Trainer:
         if found:  # refused before the engine starts, which takes a minute or two at 8B
             checkpoint.check(found[0], config, self.identity, allowed)
         check_base(chat, config.model, config.lora)
-        with ranks.in_turn():
+        with ranks.in_turn(), startup("vLLM: weights, memory, CUDA graphs"):
             self.sampler = Sampler(chat, config, context)
-        self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
-        self.updater = Updater(self.policy, config, ranks)
-        self.identity = replace(self.identity, base=self.policy.fingerprint())
+        with startup("the policy"):
+            self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
+            self.updater = Updater(self.policy, config, ranks)
+            self.identity = replace(self.identity, base=self.policy.fingerprint())
         for what, value in {"config": config, "data set": self.identity.data, "base": self.identity.base}.items():
             ranks.agree(what, str(value), "give all machines the same files")
         self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
@@ -70,8 +77,11 @@ class Trainer:
         ranks.agree("LoRA", fingerprint(self.policy.lora().items()), "run.dir must be on a disk that all machines share")
         self.sampler.serve(self.policy)
         self.served_base = self.sampler.fingerprint()
-        needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
-        check = self_test(self.sampler, self.updater, self.train_prompts[:4])
+        with startup("the largest training pass, a trial of memory"):
+            needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
+        with startup("the self-test"):
+            check = self_test(self.sampler, self.updater, self.train_prompts[:4])
+        self.updater.noise = max(ranks.gather(self.updater.noise, float))
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.meet()  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
@@ -82,10 +92,11 @@ class Trainer:
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps)
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
-        said += [self.policy.held, needs, "self-test: vLLM serves the LoRA it is given (log-probs within "
-                 f"{check['gap']:.2g} of the trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
+        said += [self.policy.held, needs, str(check), "parity: log-probs that differ by more than "
+                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats over 1,000 tokens of a prompt stop the run"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
-        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
+        self.giving_up = GivingUp(config.run.give_up_after)
+        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]), str(startup))
         ranks.taken()  # starting does not count
 
     def say(self, *lines: str) -> None:
@@ -117,6 +128,7 @@ class Trainer:
                                      **ranks.taken(), **memory_metrics(self.policy.device)})
                 self.say(*(f"step {step}: {line}" for line in lines))
             self.done = step
+            self.giving_up.check(groups, self.updater.stepped, self.evaluations.base())
 
     def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
         """Keep the batch that stopped the run. Returns what to do with it, in words."""
@@ -184,7 +196,8 @@ class Trainer:
 
 
 def train(
-    config: Config, task: Task, resume: bool, allowed: Collection[str] = (), ranks: Ranks = ALONE
+    config: Config, task: Task, resume: bool, allowed: Collection[str] = (), ranks: Ranks = ALONE,
+    startup: Startup | None = None
 ) -> Evaluations:
     """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory.
 
@@ -192,7 +205,7 @@ def train(
     RankLostError.
     """
     with writable(Path(config.run.dir), "checkpoints there are whole; make room, then go on with --resume"):
-        run = Trainer(config, task, resume, allowed, ranks)
+        run = Trainer(config, task, resume, allowed, ranks, startup)
         try:
             run.measure()
             for step in range(run.done + 1, config.run.steps + 1):
@@ -202,7 +215,7 @@ def train(
                     ranks.agree("LoRA", fingerprint(run.policy.lora().items()), "ranks have drifted apart: report this")
                     run.save()
             run.finish()
-        except (Interrupted, RankLostError):
+        except (Interrupted, RankLostError, NoSignalError):
             ignore()  # the next one: what is done is being saved
             if ranks.first and run.done > run.saved and not run.updater.logp_old:
                 run.save()

@@ -46,6 +46,11 @@ class Updater:
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
         self.recompute(max(0, config.train.recompute_layers))
 
+    @property
+    def stepped(self) -> bool:
+        """Whether the optimizer has ever moved, in this run or before it was resumed."""
+        return any("step" in state for state in self.optimizer.state.values())
+
     def recompute(self, layers: int) -> None:
         """Let so many layers keep no activations (gradient checkpointing, arXiv 1604.06174), from now on."""
         large = sum(p.numel() for p in self.policy.decoder.parameters()) >= WORTH_COMPILING

@@ -44,6 +44,10 @@ class Evaluations:
         self.rows[split] = sorted([*self.rows[split], {"step": step, **table}], key=lambda row: row["step"])
         self._write()
 
+    def base(self) -> float | None:
+        """Overall accuracy on the test problems before GRPO, in [0, 1]; None where it was not measured."""
+        return next((row["overall"] for row in self.rows["test"] if row["step"] == 0), None)
+
     def keep(self, step: int) -> None:
         """Record that adapter/ holds this step's LoRA. It does already: a reader trusts this."""
         self.kept = step

@@ -49,6 +49,6 @@ class GivingUp:
                  *(["show the answer's form in the prompt, by examples"] if unparsed > of / 2 else []),
                  "give easier problems", "another base", "or a larger rollout.group_size"]
         known = "" if base is None else f"; the base's accuracy is {base:.1%}"
-        return (f"no group had a signal for {len(self._row)} steps (run.give_up_after): {right:,} of {of:,} completions were "
-                f"right, {unparsed / of:.0%} gave no answer, {truncated / of:.0%} were cut off{known}; the first read "
+        return (f"no group had a signal for {len(self._row)} steps (run.give_up_after): {right:,} of {of:,} completions "
+                f"were right, {unparsed / of:.0%} gave no answer, {truncated / of:.0%} were cut off{known}; the first read "
                 f"{shown}; {', '.join(cures)}")

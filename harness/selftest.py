@@ -24,7 +24,7 @@ from harness.parity import SyncError, check_parity, mean_gap, token_pairs
 
 CONTRAST = 10  # times the noise: how far another LoRA must move the log-probs
 QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ
-FIRST = 0.06  # the loudness that is tried first; three times as loud, until it is heard
+FIRST = 0.06  # the loudness that is tried first; then twice as loud, until it is heard
 MARGIN = 1 / 3  # of what another LoRA would show: what the engines may differ by
 MODULE_MARGIN = 0.2  # of what a module's LoRA adds to its output; rounding in bfloat16 explains 0.01
 ROWS, COMPLETIONS, TOKENS = 16, 4, 16  # that a module is fed; that a prompt gets, and how long they are
@@ -41,8 +41,8 @@ class SelfTest:
     module: float  # largest difference of a module's outputs, as a share of what its LoRA adds
 
     def __str__(self) -> str:
-        return (f"self-test: vLLM serves the LoRA it is given: log-probs within {self.gap:.2g} of the trainer's (without one "
-                f"{self.noise:.2g}, with another {self.stale:.2g}), the outputs of each module within {self.module:.1g}")
+        return (f"self-test: vLLM serves the LoRA it is given: log-probs within {self.gap:.2g} of the trainer's (without "
+                f"one {self.noise:.2g}, with another {self.stale:.2g}), the outputs of each module within {self.module:.1g}")
 
 
 def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], seed: int = 0) -> SelfTest:
@@ -64,7 +64,7 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
             gap, stale = _served(updater, sampler, prompts, first, nothing, seed + 1000)
             if stale >= max(QUIETEST, CONTRAST * noise) or loudness == 1:
                 break
-            loudness = min(1.0, 3 * loudness)
+            loudness = min(1.0, 2 * loudness)
         second = random_lora(policy, loudness, seed + 2)
         gaps, stales = zip((gap, stale), _served(updater, sampler, prompts, second, first, seed + 2000), strict=True)
     finally:
