@@ -63,11 +63,12 @@ def main() -> None:
     parser.add_argument("--dtype", required=True, choices=["bfloat16", "float32"])
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--faults", type=int, default=3)
+    parser.add_argument("--share", type=float, default=0.5, help="of the GPU, for vLLM")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     config = load("configs/smollm2.yaml", [
         f"model.path={args.model}", f"model.dtype={args.dtype}", "model.device=auto", "rollout.max_new_tokens=32",
-        "rollout.max_sequences=64", "rollout.gpu_memory_share=0.5"])
+        "rollout.max_sequences=64", f"rollout.gpu_memory_share={args.share}"])
     policy = Policy(config.model, config.lora, pick_device(config.model), 0)
     prompts = [policy.encode(p) for p in Sums(Sums.Settings(), seed=0).train]
     sampler = Sampler(policy, config, max(len(p.token_ids) for p in prompts) + 32)
@@ -87,9 +88,10 @@ def main() -> None:
               for values in [[found[name] for found in healthy]]}
     faults = {}
     for fault in FAULTS:
-        found = {kind: sum(stopped(loop, seed, fault, only) is not None for seed in range(args.faults))
+        found = {kind: [reason for seed in range(args.faults) if (reason := stopped(loop, seed, fault, only))]
                  for kind, only in (("caught", None), ("by_modules", "modules"), ("by_log_probs", "log_probs"))}
-        faults[fault.__name__] = found | {"of": args.faults, "said": stopped(loop, 0, fault)}
+        faults[fault.__name__] = {kind: len(reasons) for kind, reasons in found.items()} | {
+            "of": args.faults, "said": [*found["by_log_probs"], *found["by_modules"], *found["caught"], "nothing"][0]}
         print(fault.__name__, json.dumps(faults[fault.__name__]), flush=True)
     report({"command": f"python -m benchmarks.selftest --model {args.model} --dtype {args.dtype} --seeds {args.seeds} "
                        f"--faults {args.faults}",
