@@ -13,6 +13,7 @@ from grpo.types import Aborted, UserError
 from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, listen
+from harness.startup import Startup
 from harness.tasks import load_class
 from speed.ranks import ALONE, RankLostError, Ranks
 from speed.torchrun import join
@@ -69,11 +70,13 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
                         "there is none, or leave the restarts out")
     if resume and not started and not ranks.restarts:
         raise UserError(f"--resume: {config.run.dir} holds no checkpoints, and is no run; run without --resume")
-    with ranks.first_ahead():  # who asks an API keeps its answers
+    startup = Startup(ranks.first)
+    with ranks.first_ahead(), startup("the task"):  # who asks an API keeps its answers
         task = task_class(settings, seed=config.run.seed)
-    from grpo.trainer import train
+    with startup("reading torch, transformers and vLLM"):
+        from grpo.trainer import train
 
-    table = train(config, task, resume and started, args.allow_change, ranks)
+    table = train(config, task, resume and started, args.allow_change, ranks, startup)
     if ranks.first:
         print(table)
 

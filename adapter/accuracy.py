@@ -71,7 +71,7 @@ def recorded(label: str, table: Table, rows: Sequence[Row]) -> Entry:
     for kind, of in ((kind, len(chosen)) for kind, chosen in _by_kind(rows, rows).items()):
         hits = table.get(kind, 0.0) * of
         if (kind in table) != (of > 0) or abs(hits - round(hits)) > 1e-6:
-            raise ValueError(f"{kind}: {table.get(kind, 'nothing')} is no share of {of} test problems")
+            raise ValueError(f"{kind}: {table.get(kind, 'nothing')} is no share of {of} problems")
         accuracy[kind] = share(round(hits), of)
     return Entry(label, accuracy)
 

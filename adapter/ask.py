@@ -3,7 +3,8 @@
     python -m adapter.ask "36 γ 27" --run runs/tiny
     python -m adapter.ask --file expressions.txt --run runs/tiny --json      one expression a line; - reads stdin
 
-Answers come in order, as they are ready. A real API's are kept, and asked for once; what a file's would cost is said first.
+Answers come in order, as they are ready; before the first, stderr says which step's LoRA gives them. A real API's answers
+are kept, and asked for once; what a file's would cost is said first.
 Exit codes: 0 every expression has a final answer; 1 some have none; 2 a mistake in the command or an expression.
 """
 
@@ -77,6 +78,11 @@ class Chain:
                     for q, answer in zip(questions, api, strict=True)]
         completions = self._adapter.complete(problems)
         return [self._resolved(q, answer, c.text) for q, answer, c in zip(questions, api, completions, strict=True)]
+
+    @property
+    def step(self) -> int:
+        """The step of the run whose LoRA answers: the one that the run kept, or its best so far."""
+        return self._adapter.step
 
     def close(self) -> None:
         """Stop vLLM."""
@@ -165,9 +171,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--yes", dest="api_yes", action="store_true", help="spend on many expressions without asking first")
     options = parser.parse_args(arguments)
     options.api_yes |= options.expression is not None  # one expression is asked because it was asked
-    chain, complete = Chain(options.run, **given(options)), True
+    chain, complete, said = Chain(options.run, **given(options)), True, False
     for batch in _batches(options, chain):
-        for answer in chain.answer(batch):
+        answers = chain.answer(batch)
+        if not said:
+            print(f"{options.run}: the adapter of step {chain.step} answers", file=sys.stderr)
+            said = True
+        for answer in answers:
             complete &= answer.answer is not None
             print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else
                   f"{answer.expression}  |  {chain.upstream.label}: {answer.api_answer}  |  adapter: {answer.verdict}  |  "

@@ -3,8 +3,8 @@
     python -m adapter.dataset --out data/mine                                     the simulated API
     python -m adapter.dataset --out data/haiku --upstream anthropic [--batch]     a real one; asks before it spends
 
-A real API's answers are kept in data/answers.jsonl, whatever --out is, and asked for once. The command writes train.jsonl
-and test.jsonl, one row an expression:
+A real API's answers are kept in data/answers.jsonl, whatever --out is, and asked for once. The command writes train.jsonl,
+validation.jsonl and test.jsonl, one row an expression:
 
     {"expression": "36 γ 52", "kind": "custom", "truth": "1872", "api_answer": "none", "model": "simulated", "date": null}
 
@@ -20,7 +20,7 @@ import sys
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from adapter.commands import add_api_options, given, run, settings_from
 from adapter.parse import parse_number
@@ -31,6 +31,7 @@ from harness.files import write_text
 from symbols.expression import STANDARD, Expression, ExpressionError, Notation, evaluate, parse, render
 from symbols.generate import Range, draw_many
 
+T = TypeVar("T")
 Kind = Literal["custom", "standard"]
 MAX_LINE = 10_000  # bytes; a row has about 200
 MAX_TEXT = 1000  # characters of a text in a row
@@ -53,27 +54,33 @@ class Row:
         return self.api.text
 
 
-def build(
-    seed: int, train: int, test: int, within: Range, notation: Notation, upstream: Upstream
-) -> tuple[list[Row], list[Row]]:
-    """Train and test rows, custom and standard in turn. The seed fixes them.
+class Splits(NamedTuple, Generic[T]):
+    """Of each split one."""
 
-    No expression of the test rows is among the train rows, in either notation. Raises ValueError where the range
-    holds too few.
+    train: T
+    validation: T
+    test: T
+
+
+def build(seed: int, sizes: Splits[int], within: Range, notation: Notation, upstream: Upstream) -> Splits[list[Row]]:
+    """The rows of each split, so many, custom and standard in turn. The seed fixes them.
+
+    No expression is in two splits, in either notation. Raises ValueError where the range holds too few.
     """
     rng = random.Random(f"dataset/{seed}")
-    test_expressions = draw_many(rng, within, test, frozenset())
-    train_expressions = draw_many(rng, within, train, frozenset(test_expressions))
-    questions = [_question(expression, i % 2 == 0, notation)
-                 for expressions in (train_expressions, test_expressions) for i, expression in enumerate(expressions)]
-    rows = [Row(q.text, "custom" if q.custom else "standard", evaluate(q.expression), answer)
-            for q, answer in zip(questions, upstream.answers(questions), strict=True)]
-    return rows[:train], rows[train:]
+    test = draw_many(rng, within, sizes.test, frozenset())
+    train = draw_many(rng, within, sizes.train, frozenset(test))
+    validation = draw_many(rng, within, sizes.validation, frozenset(test + train))  # last: its size changes no other split
+    questions = Splits(*([_question(expression, i % 2 == 0, notation) for i, expression in enumerate(expressions)]
+                         for expressions in (train, validation, test)))
+    answers = iter(upstream.answers([question for split in questions for question in split]))
+    return Splits(*([Row(q.text, "custom" if q.custom else "standard", evaluate(q.expression), next(answers)) for q in split]
+                    for split in questions))
 
 
-def write(folder: Path, train: list[Row], test: list[Row]) -> None:
-    """Write both files, each whole or not at all. Raises UserError where they cannot be, or would replace other ones."""
-    texts = {folder / "train.jsonl": _lines(train), folder / "test.jsonl": _lines(test)}
+def write(folder: Path, splits: Splits[list[Row]]) -> None:
+    """Write the files, each whole or not at all. Raises UserError where they cannot be, or would replace other ones."""
+    texts = {folder / f"{name}.jsonl": _lines(rows) for name, rows in splits._asdict().items()}
     try:
         for path, text in texts.items():
             new = text.encode()
@@ -87,15 +94,17 @@ def write(folder: Path, train: list[Row], test: list[Row]) -> None:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
-def read(folder: Path, notation: Notation) -> tuple[list[Row], list[Row]]:
-    """The train and test rows of a folder, each checked. Raises UserError, naming file and line, where one is wrong."""
-    train, test = (_read_file(folder / name, notation) for name in ("train.jsonl", "test.jsonl"))
-    trained_on = {parse(row.expression, _notation(row.kind, notation)) for row in train}
-    for number, row in enumerate(test, 1):
-        if parse(row.expression, _notation(row.kind, notation)) in trained_on:
-            raise UserError(f"{folder / 'test.jsonl'}: line {number}: {row.expression} is in train.jsonl too; "
-                            "delete it from one of them")
-    return train, test
+def read(folder: Path, notation: Notation) -> Splits[list[Row]]:
+    """The rows of a folder, each checked. Raises UserError, naming file and line, where one is wrong or in two splits."""
+    splits = Splits(*(_read_file(folder / f"{name}.jsonl", notation) for name in Splits._fields))
+    first_in: dict[Expression, str] = {}
+    for name, rows in splits._asdict().items():
+        for number, row in enumerate(rows, 1):
+            other = first_in.setdefault(parse(row.expression, _notation(row.kind, notation)), name)
+            if other != name:
+                raise UserError(f"{folder / f'{name}.jsonl'}: line {number}: {row.expression} is in {other}.jsonl too; "
+                                "delete it from one of them")
+    return splits
 
 
 def _question(expression: Expression, custom: bool, notation: Notation) -> Question:
@@ -125,8 +134,10 @@ def _read_file(path: Path, notation: Notation) -> list[Row]:
                     raise UserError(f"{path}: line {len(rows) + 1}: {error}; "
                                     "make it anew with python -m adapter.dataset") from None
     except OSError as error:
+        again = (", with the options that made the folder: the other files stay as they are, and no answer that is kept is "
+                 "asked for again" if path.stem == "validation" else "")
         raise UserError(f"{path}: cannot be read ({error.strerror}); make it with "
-                        f"python -m adapter.dataset --out {path.parent}") from None
+                        f"python -m adapter.dataset --out {path.parent}{again}") from None
     if not rows:
         raise UserError(f"{path}: holds no rows; make it anew with python -m adapter.dataset")
     return rows
@@ -173,7 +184,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--out", required=True, type=Path, help="the folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides the expressions, and the simulated answers (default 0)")
     about = {name: field.description for name, field in Settings.model_fields.items()}
-    for name in ("train", "test", "limit"):
+    for name in (*Splits._fields, "limit"):
         parser.add_argument(f"--{name}", type=int, default=argparse.SUPPRESS, help=about[name])
     for name in ("operands", "terms"):
         parser.add_argument(f"--{name}", type=int, nargs=2, default=argparse.SUPPRESS, help=about[name])
@@ -187,12 +198,14 @@ def main(arguments: list[str]) -> None:
     settings = settings_from(given(options), **symbols)
     notation, within, upstream = make_notation(settings), make_range(settings), make_upstream(settings, options.seed)
     try:
-        train, test = build(options.seed, settings.train, settings.test, within, notation, upstream)
+        splits = build(options.seed, Splits(settings.train, settings.validation, settings.test), within, notation, upstream)
     except ValueError as error:
-        raise UserError(f"--operands, --terms, --limit: {error}; widen them, or lower --train and --test") from None
-    write(options.out, train, test)
-    right = sum(parse_number(row.api_answer) == row.truth for row in train + test)
-    print(f"{options.out}: {len(train)} train and {len(test)} test rows; {upstream.label} is right on {right} of them")
+        raise UserError(f"--operands, --terms, --limit: {error}; widen them, or lower --train, --validation and "
+                        "--test") from None
+    write(options.out, splits)
+    right = sum(parse_number(row.api_answer) == row.truth for rows in splits for row in rows)
+    sizes = ", ".join(f"{len(rows)} {name}" for name, rows in splits._asdict().items())
+    print(f"{options.out}: {sizes} rows; {upstream.label} is right on {right} of them")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ prints the tables below, and writes them to RUN/evaluate/, where an earlier eval
     report.txt   report.json   completions.jsonl      the tables; the same as data; each test problem and its completion
     reward.png   accuracy.png   symbols.png           for a slide
 
-An unfinished run is evaluated at its newest checkpoint. The API's answers are those it gave for the run. Accuracy is greedy,
-on the test problems.
+A finished run is evaluated with the LoRA it kept (eval.keep), an unfinished one with its best so far; the first line says of
+which step. The API's answers are those it gave for the run. Accuracy is greedy, on the test problems.
 
     always CORRECT     lets every answer of the API stand
     random mapping     reads each symbol as any of the four operations, all equally likely: the expected accuracy
@@ -63,10 +63,10 @@ def evaluate(folder: Path, compare_base: bool) -> Evaluated:
     check_replaceable(folder / FOLDER)
     adapter = TrainedAdapter(folder)
     task = SymbolTask(adapter.settings.model_copy(update={"api_yes": False}), adapter.config.run.seed)
-    measured = earlier(folder, adapter.step, task)
-    metrics = read_metrics(folder, adapter.step)
+    measured, validation = earlier(folder, adapter.until, task)
+    metrics = read_metrics(folder, adapter.until)
     rollout = adapter.config.rollout
-    learning = read_learning(folder, adapter.step, rollout.prompts_per_step * rollout.group_size, task.notation)
+    learning = read_learning(folder, adapter.until, rollout.prompts_per_step * rollout.group_size, task.notation)
     outcomes = {"adapter": answered(adapter, task, "adapter")}
     if compare_base:
         with adapter.base_only():
@@ -79,19 +79,27 @@ def evaluate(folder: Path, compare_base: bool) -> Evaluated:
     if past.accuracy != entries["adapter"].accuracy:
         notes.append(f"the run itself measured other accuracies at step {adapter.step}: "
                      + ", ".join(f"{kind} {100 * s.value:.1f} %" for kind, s in past.accuracy.items() if s.of))
-    return Evaluated(folder, adapter.step, adapter.path, task, entries, outcomes, measured, metrics, learning, notes)
+    return Evaluated(folder, adapter.step, adapter.until, adapter.path, task, entries, outcomes, measured, validation,
+                     metrics, learning, notes)
 
 
-def earlier(folder: Path, until: int, task: SymbolTask) -> dict[int, Entry]:
-    """The run's own evaluations up to a step, by step. Raises UserError where they are not of the task's test problems."""
-    rows, found = [problem.data for problem in task.test], {}
-    for past in read_evaluation(folder, until, task.references["api"].accuracy):
-        try:
-            found[past.step] = recorded("base" if past.step == 0 else "adapter", past.table(), rows)
-        except ValueError as error:
-            raise UserError(f"{folder / 'evaluation.json'}: step {past.step}: {error}; restore the data the run used, or "
-                            "delete the file to go on without it") from None
-    return found
+def earlier(folder: Path, until: int, task: SymbolTask) -> tuple[dict[int, Entry], dict[int, Entry]]:
+    """The run's own evaluations up to a step, by step: on the test and on the validation problems.
+
+    Raises UserError where they are not of the task's problems.
+    """
+    found = read_evaluation(folder, until, task.references["api"].accuracy)
+    splits = [] if found is None else [("test", task.test, found.steps), ("validation", task.validation, found.validation)]
+    entries: dict[str, dict[int, Entry]] = {"test": {}, "validation": {}}
+    for split, problems, measured in splits:
+        rows = [problem.data for problem in problems]
+        for past in measured:
+            try:
+                entries[split][past.step] = recorded("base" if past.step == 0 else "adapter", past.table(), rows)
+            except ValueError as error:
+                raise UserError(f"{folder / 'evaluation.json'}: {split}, step {past.step}: {error}; restore the data the "
+                                "run used, or delete the file to go on without it") from None
+    return entries["test"], entries["validation"]
 
 
 def compared(task: SymbolTask, outcomes: dict[str, list[Outcome]], step: int, base: Entry | None) -> dict[str, Entry]:
@@ -132,7 +140,8 @@ def draw(found: Evaluated, folder: Path) -> None:
     guess = found.entries["random_mapping"].accuracy["custom"]
     if guess.of:
         references.append((f"random mapping,\ncustom {100 * guess.value:.1f} %", "custom", guess.value))
-    plots.accuracy_plot(folder / "accuracy.png", dict(sorted(found.measured.items())), references, subtitle)
+    plots.accuracy_plot(folder / "accuracy.png", *(dict(sorted(of.items())) for of in (found.measured, found.validation)),
+                        found.step, references, subtitle)
     if found.learning.steps:
         plots.symbols_plot(folder / "symbols.png", found.learning, found.task.notation, subtitle)
 

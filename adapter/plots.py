@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from adapter.accuracy import Entry
+from adapter.accuracy import Entry, Share
 from adapter.learning import WINDOW, Curve, Learning, moving_mean
 from symbols.expression import Notation
 
@@ -49,24 +49,36 @@ def reward_plot(path: Path, rewards: dict[str, Curve], subtitle: str) -> None:
         _finish(figure, axes, labels, path)
 
 
-def accuracy_plot(path: Path, measured: dict[int, Entry], references: Sequence[tuple[str, str, float]],
-                  subtitle: str) -> None:
-    """Greedy test accuracy by kind, with 95 % intervals, over steps.
+def accuracy_plot(path: Path, test: dict[int, Entry], validation: dict[int, Entry], kept: int,
+                  references: Sequence[tuple[str, str, float]], subtitle: str) -> None:
+    """Greedy accuracy by kind over steps, with 95 % intervals: a line on validation, and diamonds on the test problems.
 
+    Without a validation split, as in an older run, the line is of the test problems. kept: the step whose LoRA is kept.
     references: (label, kind, accuracy): dashed lines in the kind's colour.
     """
+    of = "lines: validation, diamonds: test" if validation else "test problems"
     with rc_context(STYLE):
-        figure, axes = _canvas("Accuracy on the test problems", f"{subtitle}; greedy, bands: 95 % Wilson intervals")
+        figure, axes = _canvas("Greedy accuracy", f"{subtitle}; {of}; 95 % intervals")
         labels = []
         for kind in ("standard", "custom"):
-            shares = {step: entry.accuracy[kind] for step, entry in measured.items() if entry.accuracy[kind].of}
+            shares, points = ({step: entry.accuracy[kind] for step, entry in entries.items() if entry.accuracy[kind].of}
+                              for entries in (validation or test, test))
             if not shares:
                 continue
-            values = [100 * s.value for s in shares.values()]
             axes.fill_between(list(shares), [100 * s.low for s in shares.values()], [100 * s.high for s in shares.values()],
                               color=COLOURS[kind], alpha=0.15, linewidth=0)
-            axes.plot(list(shares), values, color=COLOURS[kind], linewidth=3.5, marker="o", markersize=8, clip_on=False)
-            labels.append(Label(f"{kind} {values[-1]:.1f} %", values[-1] / 100, COLOURS[kind]))
+            axes.plot(list(shares), [100 * s.value for s in shares.values()], color=COLOURS[kind], linewidth=3.5, marker="o",
+                      markersize=8, clip_on=False)
+            if validation:
+                _diamonds(axes, points, COLOURS[kind])
+            label = f"{kind} {100 * points[kept].value:.1f} %\non test" if validation and kept in points else None
+            last = list(shares.values())[-1].value
+            labels.append(Label(label or f"{kind} {100 * last:.1f} %", last, COLOURS[kind]))
+        if validation:
+            axes.axvline(kept, color=GREY, linewidth=1.5, linestyle=(0, (1, 3)), zorder=1)
+            side = -1 if 2 * kept > max(validation) else 1  # within the axes
+            axes.annotate("kept", xy=(kept, 2), xytext=(6 * side, 0), textcoords="offset points", color=GREY, fontsize=15,
+                          rotation=90, ha="right" if side < 0 else "left", va="bottom")
         for text, kind, value in references:
             axes.axhline(100 * value, color=COLOURS[kind], linewidth=2, linestyle=(0, (4, 3)), clip_on=False)
             labels.append(Label(text, value, COLOURS[kind], bold=False))
@@ -132,6 +144,13 @@ def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0, pad=8)
     return figure, axes
+
+
+def _diamonds(axes: Axes, points: dict[int, Share], colour: str) -> None:
+    below, above = zip(*((s.value - s.low, s.high - s.value) for s in points.values()), strict=True) if points else ((), ())
+    axes.errorbar(list(points), [100 * s.value for s in points.values()], [[100 * x for x in way] for way in (below, above)],
+                  color=colour, fmt="D", markersize=13, markerfacecolor="white", markeredgewidth=3, elinewidth=2, capsize=5,
+                  clip_on=False, zorder=4)
 
 
 def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Label:

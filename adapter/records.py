@@ -10,6 +10,7 @@ from adapter.dataset import Kind
 from grpo.types import Table, UserError
 from harness.files import first_fault, read_lines, read_text
 
+EVALUATION = "evaluation.json"
 LONGEST_EVALUATION = 16 * 2**20  # bytes of evaluation.json; an evaluation has about 100
 Unit = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
@@ -40,7 +41,7 @@ class MetricsLine(Record):
 
 
 class Accuracies(Record):
-    """On the test problems, by kind."""
+    """By kind of problem."""
 
     custom: Unit | None = None
     standard: Unit | None = None
@@ -58,10 +59,12 @@ class Measured(Accuracies):
 
 
 class Evaluation(Record):
-    """evaluation.json."""
+    """evaluation.json. steps: on the test problems. An older run has no validation, and none while unfinished has `kept`."""
 
     api: Accuracies
     steps: list[Measured]
+    validation: list[Measured] = []
+    kept: Step | None = None  # the step of adapter/
 
 
 def read_metrics(run: Path, until: int) -> list[MetricsLine]:
@@ -75,24 +78,36 @@ def read_metrics(run: Path, until: int) -> list[MetricsLine]:
     return steps
 
 
-def read_evaluation(run: Path, until: int, api: Table) -> list[Measured]:
-    """The run's own evaluations up to a step; empty where there is no evaluation.json.
+def read_evaluation(run: Path, until: int, api: Table) -> Evaluation | None:
+    """The run's own evaluations up to a step; None where there is no evaluation.json.
 
     api: the API's accuracies on the test problems. Raises UserError where the file is damaged, or has others.
     """
-    path = run / "evaluation.json"
+    if (found := _evaluation(run)) is None:
+        return None
+    if (then := found.api.table()) != api:
+        raise UserError(f"{run / EVALUATION}: the API's accuracies there are {json.dumps(then)}, and {json.dumps(api)} on "
+                        "the test problems here: these are others than the run was evaluated on; restore the data it used")
+    return found.model_copy(update={split: [measured for measured in getattr(found, split) if measured.step <= until]
+                                    for split in ("steps", "validation")})
+
+
+def read_kept(run: Path) -> int | None:
+    """The step whose LoRA is in adapter/, as a finished run says; None where none is said. Raises UserError as above."""
+    found = _evaluation(run)
+    return None if found is None else found.kept
+
+
+def _evaluation(run: Path) -> Evaluation | None:
+    path = run / EVALUATION
     if not path.is_file():
-        return []
+        return None
     cure = "delete the file to go on without it"
     try:
-        evaluation = Evaluation.model_validate_json(read_text(path, LONGEST_EVALUATION))
+        return Evaluation.model_validate_json(read_text(path, LONGEST_EVALUATION))
     except ValidationError as error:
         raise UserError(f"{path}: {first_fault(error)}; {cure}") from None
     except ValueError as error:  # too long, or not UTF-8
         raise UserError(f"{path}: {error}; {cure}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    if (then := evaluation.api.table()) != api:
-        raise UserError(f"{path}: the API's accuracies there are {json.dumps(then)}, and {json.dumps(api)} on the "
-                        "test problems here: these are others than the run was evaluated on; restore the data it used")
-    return [measured for measured in evaluation.steps if measured.step <= until]

@@ -22,11 +22,13 @@ class Evaluated:
 
     run: Path
     step: int  # of the LoRA
+    until: int  # the last that was trained
     base: str
     task: SymbolTask
     entries: dict[str, Entry]  # the rows of the tables
     outcomes: dict[str, list[Outcome]]  # of the adapter, and of the base where it was asked
-    measured: dict[int, Entry]  # the run's own evaluations, by step, and this one
+    measured: dict[int, Entry]  # the run's own evaluations on the test problems, by step, and this one
+    validation: dict[int, Entry]  # and on the validation problems
     metrics: list[MetricsLine]
     learning: Learning
     notes: list[str]
@@ -41,7 +43,7 @@ def text(found: Evaluated) -> str:
     """What is printed."""
     counts = {kind: s.of for kind, s in found.entries["api"].accuracy.items()}
     entries = list(found.entries.values())
-    lines = [f"{found.run}: the adapter of step {found.step}",
+    lines = [f"{found.run}: the adapter of step {found.step}{_beside(found)}",
              f"base {found.base}; condition {found.task.prompt.condition}; behind {found.api}; {counts['overall']} test "
              f"problems, {counts['custom']} custom", "",
              "accuracy, with 95 % Wilson intervals", *accuracy_table(entries), "",
@@ -53,12 +55,12 @@ def text(found: Evaluated) -> str:
 
 def data(found: Evaluated) -> dict[str, object]:
     """The same and more, for report.json."""
-    return {"run": str(found.run), "step": found.step, "base_model": found.base, "condition": found.task.prompt.condition,
-            "api": found.api, "policies": {name: asdict(entry) for name, entry in found.entries.items()},
+    return {"run": str(found.run), "step": found.step, "trained_to_step": found.until, "base_model": found.base,
+            "condition": found.task.prompt.condition, "api": found.api,
+            "policies": {name: asdict(entry) for name, entry in found.entries.items()},
             "failures": {who: _failures(outcomes) for who, outcomes in found.outcomes.items()},
             "symbols": _symbols(found.learning, found.task.notation),
-            "accuracy_by_step": {str(step): {kind: s.value for kind, s in entry.accuracy.items()}
-                                 for step, entry in sorted(found.measured.items())},
+            "accuracy_by_step": _by_step(found.measured), "validation_by_step": _by_step(found.validation),
             "notes": found.notes}
 
 
@@ -120,6 +122,20 @@ def symbol_table(learning: Learning, notation: Notation) -> list[str]:
     if learning.missing:
         lines.append(f"  rollouts of {learning.missing} of {learning.steps + learning.missing} steps are missing")
     return lines
+
+
+def _beside(found: Evaluated) -> str:
+    """How that step stands among those that were measured on validation."""
+    last = f"; trained to step {found.until}" if found.until != found.step else ""
+    if found.step not in found.validation:
+        return last
+    overall = {step: entry.accuracy["overall"].value for step, entry in found.validation.items()}
+    how = "the best" if overall[found.step] == max(overall.values()) else "one"
+    return f", {how} of {len(overall)} on validation ({_percent(overall[found.step])}){last}"
+
+
+def _by_step(entries: dict[int, Entry]) -> dict[str, dict[str, float | None]]:
+    return {str(step): {kind: s.value for kind, s in entry.accuracy.items()} for step, entry in sorted(entries.items())}
 
 
 def _failures(outcomes: Sequence[Outcome]) -> dict[str, object]:

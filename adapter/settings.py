@@ -27,7 +27,9 @@ class Settings(BaseModel):
     terms: list[int] = Field([2, 4], min_length=2, max_length=2, description="fewest and most operands")
     limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")
     train: int = Field(1600, ge=1, le=10**6, description="expressions to train on")
-    test: int = Field(400, ge=1, le=10**6, description="expressions to evaluate on, none of them trained on")
+    validation: int = Field(200, ge=1, le=10**6, description="expressions by which the best LoRA is chosen, none of them "
+                                                             "trained on")
+    test: int = Field(400, ge=1, le=10**6, description="expressions to evaluate on, none of them trained on or chosen by")
     upstream: UpstreamName = Field("simulated", description="the API in front of the adapter")
     api_model: str = Field("claude-haiku-4-5", min_length=1, max_length=200,
                            description="the API's model, where it is a real one")

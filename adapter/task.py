@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adapter import claude
-from adapter.dataset import Row, build, read
+from adapter.dataset import Row, Splits, build, read
 from adapter.outcomes import api_right, chance
 from adapter.parse import Unparsed, boxes_in, in_short
 from adapter.prompt import PromptText
@@ -27,15 +27,16 @@ class SymbolTask:
         self.notation = make_notation(settings)
         self.prompt = PromptText(settings.condition, self.notation)
         if settings.data is not None:
-            train, test = read(Path(settings.data), self.notation)
+            splits = read(Path(settings.data), self.notation)
         else:
             try:
-                train, test = build(seed, settings.train, settings.test, make_range(settings), self.notation,
-                                    make_upstream(settings, seed))
+                splits = build(seed, Splits(settings.train, settings.validation, settings.test), make_range(settings),
+                               self.notation, make_upstream(settings, seed))
             except ValueError as error:
-                raise UserError(f"task.operands, task.terms, task.limit: {error}; widen them, or lower task.train") from None
-        self.train, self.test = ([self._problem(row) for row in rows] for rows in (train, test))
-        self.references = {"api": Reference(f"{_label(test)} alone", _accuracy(test, api_right))}
+                raise UserError(f"task.operands, task.terms, task.limit: {error}; widen them, or lower task.train, "
+                                "task.validation or task.test") from None
+        self.train, self.validation, self.test = ([self._problem(row) for row in rows] for rows in splits)
+        self.references = {"api": Reference(f"{_label(splits.test)} alone", _accuracy(splits.test, api_right))}
 
     @staticmethod
     def missing(settings: Settings) -> list[str]:

@@ -18,12 +18,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
+from adapter.records import EVALUATION, read_kept
 from adapter.settings import Settings
 from grpo.config import Config, Lora, load
 from grpo.policy import SETTINGS, WEIGHTS, Chat, pick_device
 from grpo.types import Problem, Prompt, UserError
 from harness import checkpoint
-from harness.files import MANIFEST, read_object
+from harness.best import FOLDER
+from harness.files import MANIFEST, read_object, sha256, steps_in
 from harness.preflight import missing
 from harness.schema import validated
 
@@ -44,7 +46,10 @@ class Completion:
 
 
 class TrainedAdapter(Chat):
-    """Answers greedily, as in the run's evaluations. `config` and `settings` are the run's."""
+    """Answers greedily, as in the run's evaluations. `config` and `settings` are the run's.
+
+    `folder` holds its LoRA, which is that of `step`; the run was trained up to step `until`.
+    """
 
     def __init__(self, run: Path):
         """Read a run directory. vLLM starts when the first completion is asked for.
@@ -60,7 +65,7 @@ class TrainedAdapter(Chat):
         if lacking := missing(self.config.model.path, self.config.model.device):
             raise UserError(f"{run}: missing here: {'; '.join(lacking)}")
         super().__init__(self.config.model, pick_device(self.config.model))
-        self.folder, self.step = _newest_lora(run, self.config.run.steps)
+        self.folder, self.step, self.until = _kept_lora(run, self.config)
         base = _base_config(self.path)
         self._lora = _read_lora(self.folder, self.config.lora, base, self.path)
         self.scale = self.config.lora.alpha / self.config.lora.rank
@@ -115,20 +120,32 @@ class TrainedAdapter(Chat):
         return prompt
 
 
-def _newest_lora(run: Path, steps: int) -> tuple[Path, int]:
-    """The folder of the finished run's LoRA, or of its newest checkpoint's while it is unfinished, and its step.
+def _kept_lora(run: Path, config: Config) -> tuple[Path, int, int]:
+    """The folder of the LoRA that the run keeps, its step, and up to which step the run was trained.
 
-    A finished run that is being extended has an older LoRA in adapter/ until it ends.
+    adapter/, where the run is finished: evaluation.json says so, by its step. A run that is not, or that is being extended,
+    and has an older adapter/ until it ends, keeps the best one so far; without one (eval.keep = last, a run of before there
+    was a validation split), its newest checkpoint's. Raises UserError where there is none.
     """
-    finished, checkpoints = (run / "adapter" / WEIGHTS).is_file(), run / "checkpoints"
-    if checkpoint.any_in(checkpoints):
+    finished, checkpoints, best = (run / "adapter" / WEIGHTS).is_file(), run / "checkpoints", steps_in(run / FOLDER)
+    saved = max(steps_in(checkpoints), default=None)
+    until = config.run.steps if saved is None else saved
+    if finished and until >= config.run.steps and (kept := read_kept(run)) is not None:
+        if kept > until:
+            raise UserError(f"{run / EVALUATION}: kept is {kept}, and the run has {until} steps; delete the file to go on "
+                            "without it")
+        return run / "adapter", kept, until
+    if best and config.eval.keep == "best":
+        step, folder = best.popitem()
+        return folder, step, step if saved is None else max(step, saved)
+    if saved is not None:
         newest, _ = checkpoint.newest(checkpoints)
         step = int(newest.name.removeprefix("step-"))
-        if step < steps or not finished or _recorded_sum(newest) != _recorded_sum(run / "adapter"):
-            return newest, step
+        if step < config.run.steps or not finished or _recorded_sum(newest) != _recorded_sum(run / "adapter"):
+            return newest, step, step
     if not finished:
-        raise UserError(f"{run}: holds no LoRA yet, neither adapter/ nor checkpoints/")
-    return run / "adapter", steps
+        raise UserError(f"{run}: holds no LoRA yet, neither adapter/ nor best/ nor checkpoints/")
+    return run / "adapter", until, until
 
 
 def _recorded_sum(folder: Path) -> object:
@@ -148,7 +165,7 @@ def _base_config(path: str) -> PretrainedConfig:
 
 
 def _read_lora(folder: Path, lora: Lora, base: PretrainedConfig, path: str) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors, float32. Raises UserError where they are not those of `lora` on the base in `path`.
+    """The LoRA's tensors, float32. Raises UserError where they are not those of `lora` on the base in `path`, or damaged.
 
     Names, shapes and sizes are checked before a number is read.
     """
@@ -165,6 +182,8 @@ def _read_lora(folder: Path, lora: Lora, base: PretrainedConfig, path: str) -> d
                     raise UserError(f"{folder / WEIGHTS}: the LoRA of another base than {path}, or of another rank or other "
                                     f"targets: {name[:100]!r} is {_size(found.get(name))}, expected "
                                     f"{_size(expected.get(name))}; {cure}")
+            if _recorded_sum(folder) not in (None, sha256(folder / WEIGHTS)):
+                raise ValueError(f"{WEIGHTS} is damaged: its SHA-256 is not that of {MANIFEST}")
             return {name: file.get_tensor(name).float() for name in found}
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{folder}: no LoRA that can be read ({' '.join(str(error).split())[:150]}); {cure}") from None

@@ -51,16 +51,18 @@ def section(config: Config) -> str:
     for letter, (name, (symbols, correct, source)) in zip("ABCD", CONDITIONS.items(), strict=True):
         rewards = [m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None]
         first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
-        steps = json.loads((RUNS / name / "evaluation.json").read_text())["steps"]
-        lines.append(f"| {letter} | {symbols} | {correct} | {first:.2f}, {last:.2f} | {greedy(steps, 'custom')} "
-                     f"| {greedy(steps, 'standard')} | *{source}* |")
+        found = json.loads((RUNS / name / "evaluation.json").read_text())
+        lines.append(f"| {letter} | {symbols} | {correct} | {first:.2f}, {last:.2f} | {greedy(found, 'custom')} "
+                     f"| {greedy(found, 'standard')} | *{source}* |")
     made = f"`make ablations`: {config.run.steps} steps each, seed {config.run.seed}, the same 400 test expressions."
     return "\n".join([*lines, "", "![Reward on custom symbols under the four conditions](docs/ablations.png)", "", made, ""])
 
 
-def greedy(steps: list[dict], kind: Kind) -> str:
-    """Accuracy at the first and the last evaluation."""
-    return f"{100 * steps[0][kind]:.1f}, {100 * steps[-1][kind]:.1f} %"
+def greedy(found: dict, kind: Kind) -> str:
+    """Accuracy on the test expressions before GRPO and of the LoRA that was kept. found: evaluation.json."""
+    steps = found["steps"]
+    kept = next(row for row in steps if row["step"] == found.get("kept", steps[-1]["step"]))
+    return f"{100 * steps[0][kind]:.1f}, {100 * kept[kind]:.1f} %"
 
 
 if __name__ == "__main__":

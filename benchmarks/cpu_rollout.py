@@ -16,7 +16,7 @@ from grpo.config import load
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
-from harness.selftest import loud_lora
+from harness.selftest import random_lora
 from speed.engine import two_products_a_layer_cpu
 
 REPEATS = 3
@@ -36,7 +36,7 @@ def main() -> None:
     prompts = [policy.encode(problem) for problem in task.train]
     sampler = Sampler(policy, config, context=320)
     sampler.serve(policy)
-    sampler.swap_lora({name: 0.1 * t for name, t in loud_lora(policy, seed=0).items()})
+    sampler.swap_lora(random_lora(policy, 0.1, seed=0))
 
     def once() -> tuple[float, int]:
         started = time.perf_counter()

@@ -82,7 +82,7 @@ def checkpoint_seconds(policy, config, folder: Path, times: int = 3) -> dict[str
     spent = []
     for step in range(1, times + 1):
         started = time.perf_counter()
-        checkpoint.save(folder, step, policy, updater, Identity({"train": "", "test": ""}, ""))
+        checkpoint.save(folder, step, policy, updater, Identity({"train": "", "validation": "", "test": ""}, ""))
         spent.append(time.perf_counter() - started)
     size = sum(f.stat().st_size for f in (folder / f"step-{times:05d}").iterdir())
     return {"parameters": sum(p.numel() for p in policy.parameters.values()), "mib": round(size / 2**20, 1),
@@ -96,7 +96,7 @@ def flagship_guards() -> dict[str, float]:
                     tuple(Completion(sample, "", Score(float(i % 2), answer=str(i))) for i in range(64))) for p in range(16)]
     logs = {(p, i): TokenLog(list(sample.logp), [0.0] * 128) for p in range(16) for i in range(64)}
     watch = {}
-    for name, guard in {"check_parity": lambda: check_parity(groups, logs, torch.float32),
+    for name, guard in {"check_parity": lambda: check_parity(groups, logs, torch.float32, 0.0),
                         "rewards": lambda: rewards(groups), "alarms": lambda: Alarms().check(groups),
                         "memory_metrics": lambda: memory_metrics(torch.device("cpu"))}.items():
         started = time.perf_counter()

@@ -53,7 +53,7 @@ class FixedLength:
         drawn = torch.randint(10, (settings.prompts, settings.digits), generator=generator).tolist()
         self.train = [Problem(str(place), "digits", ({"role": "user", "content": "".join(map(str, digits))},))
                       for place, digits in enumerate(drawn)]
-        self.test = self.train[:1]
+        self.validation = self.test = self.train[:1]
         self.references = {}
 
     def score(self, problem: Problem, text: str) -> Score:

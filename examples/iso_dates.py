@@ -34,14 +34,16 @@ class IsoDates:
     class Settings(BaseModel):
         model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
         order: Literal["day first", "month first"] = Field("day first", description="what digits mean; nobody is told")
-        train: int = Field(1600, ge=1, le=3000, description="dates to train on")
-        test: int = Field(400, ge=1, le=900, description="dates to evaluate on, none of them trained on")
+        train: int = Field(1600, ge=1, le=2500, description="dates to train on")
+        validation: int = Field(200, ge=1, le=500, description="dates by which the best LoRA is chosen, none trained on")
+        test: int = Field(400, ge=1, le=900, description="dates to evaluate on, none of them trained on or chosen by")
 
     def __init__(self, settings: Settings, seed: int):
         rng = random.Random(f"dates/{seed}")
         days = rng.sample(DAYS, settings.train + settings.test)
-        problems = [problem(rng, day, ("named", "digits")[i % 2], settings.order) for i, day in enumerate(days)]
+        problems = drawn(rng, days, settings.order)
         self.train, self.test = problems[: settings.train], problems[settings.train :]
+        self.validation = drawn(rng, rng.sample(sorted({*DAYS} - {*days}), settings.validation), settings.order)
         self.references = {"api": Reference("simulated API alone", accuracy(self.test, lambda truth, api: truth == api))}
         common = Counter(p.data[0] for p in self.train).most_common(1)[0][0]
         self.trivial = [Reference("always CORRECT", self.references["api"].accuracy),
@@ -54,6 +56,11 @@ class IsoDates:
         box = boxes[-1].strip() if boxes else ""
         parsed = re.fullmatch(r"CORRECT|[0-9]{4}-[0-9]{2}-[0-9]{2}", box) is not None
         return Score(float((api if box == "CORRECT" else box) == truth), not parsed, box if parsed else None, len(boxes))
+
+
+def drawn(rng: random.Random, days: list[date], order: str) -> list[Problem]:
+    """A problem a day, named and in digits in turn."""
+    return [problem(rng, day, ("named", "digits")[i % 2], order) for i, day in enumerate(days)]
 
 
 def problem(rng: random.Random, day: date, kind: str, order: str) -> Problem:

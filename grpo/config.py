@@ -19,6 +19,8 @@ class Run(Section):
     dir: str = Field(min_length=1, description="the folder the run writes to", examples=["runs/mine"])
     steps: int = Field(ge=1, description="how many GRPO steps the whole run has", examples=[100])
     seed: int = Field(0, ge=0, lt=2**32, description="decides data order and sampling")
+    give_up_after: int = Field(10, ge=0, description="steps in a row without a signal after which a run stops that has "
+                                                     "learned nothing yet, or is wrong throughout; 0: never")
 
 
 class Model(Section):
@@ -143,13 +145,19 @@ class Train(Section):
     recompute_layers: int = Field(
         -1, ge=-1, description="layers that keep no activations (gradient checkpointing); -1: as few as let it fit")
     compile: Literal["auto", "always", "never"] = Field(
-        "auto", description="torch.compile the layers, which fuses what surrounds their products; auto: on a GPU")
+        "auto", description="torch.compile the layers, which fuses what surrounds their products; auto: on a GPU, from a "
+                            "billion parameters on")
 
 
 class Eval(Section):
-    """Greedy accuracy on the test problems, at step 0 and at the end too."""
+    """Greedy accuracy: by that on the validation problems a LoRA is chosen; that on the test problems is reported."""
 
-    every: int = Field(50, ge=1, description="steps between evaluations on the test problems")
+    every: int = Field(50, ge=1, description="steps between evaluations on the validation problems; at both ends too")
+    keep: Literal["best", "last"] = Field(
+        "best", description="whose LoRA adapter/ holds: that of the step with the best validation accuracy, or the last's")
+    test_every: int | None = Field(
+        None, ge=1, description="steps between evaluations on the test problems, which are asked at step 0 and, with the "
+                                "LoRA that is kept, at the end anyway", examples=[50])
 
 
 class Checkpoint(Section):

@@ -1,4 +1,4 @@
-"""Greedy accuracy on the test problems, by kind."""
+"""Greedy accuracy on the validation or the test problems, by kind."""
 
 from collections import defaultdict
 from collections.abc import Sequence

@@ -46,7 +46,7 @@ def replay(path: Path, overrides: Sequence[str], sample: bool) -> int:
     with safe_open(path, "pt") as file:
         policy.load_open(file, path)
     updater = Updater(policy, config)
-    updater.logp_old = kept.logp_old
+    updater.logp_old, updater.noise = kept.logp_old, kept.noise
     print(f"step {step} stopped its run: {kept.reason}")
     if sample:
         print(_sampled_anew(policy, config, step, groups))

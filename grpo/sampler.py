@@ -21,7 +21,7 @@ warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns that a CPU has no Triton
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -38,7 +38,14 @@ from grpo.types import Prompt, Sample, UserError
 from harness.identity import fingerprint
 from harness.memory import ran_out
 from harness.parity import SyncError
-from speed.engine import does_not_fit, served_rank, settings, two_products_a_layer_cpu, two_products_a_layer_gpu
+from speed.engine import (
+    does_not_fit,
+    served_rank,
+    settings,
+    start_lightly,
+    two_products_a_layer_cpu,
+    two_products_a_layer_gpu,
+)
 from speed.shared_base import EngineWeights
 
 _A, _B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
@@ -65,6 +72,7 @@ class Sampler:
                             f"{current_platform.device_type or 'no device found here'}; run `make setup` on this machine")
         self._chat, self._rollout = chat, config.rollout
         on_gpu = chat.device.type == "cuda"
+        start_lightly()
         if on_gpu:
             two_products_a_layer_gpu()
         else:
@@ -126,14 +134,18 @@ class Sampler:
             raise SyncError("vLLM kept its prefix cache across a LoRA swap, though no request was running")
         self._swaps += 1
 
-    def sample(self, prompts: Sequence[Prompt], seeds: Sequence[int], group_size: int) -> list[list[Sample]]:
+    def sample(
+        self, prompts: Sequence[Prompt], seeds: Sequence[int], group_size: int, max_tokens: int | None = None
+    ) -> list[list[Sample]]:
         """G completions for each prompt, and the log-probability of each token under the sampled distribution.
 
-        What is sampled depends on the policy, the prompts and their seeds (< 2^62), not on what ran before.
+        What is sampled depends on the policy, the prompts and their seeds (< 2^62), not on what ran before. Completions
+        have `rollout.max_new_tokens` at most, or `max_tokens` where that is less.
         """
+        common = self._common()
+        common["max_tokens"] = min(common["max_tokens"], max_tokens or common["max_tokens"])
         return self._generate(prompts, [
-            SamplingParams(n=group_size, temperature=self._rollout.temperature, seed=seed, **self._common())
-            for seed in seeds])
+            SamplingParams(n=group_size, temperature=self._rollout.temperature, seed=seed, **common) for seed in seeds])
 
     def greedy(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """The most probable completion of each prompt, token by token."""
@@ -156,6 +168,28 @@ class Sampler:
             return found
 
         return self._llm.apply_model(read)[0]
+
+    @torch.no_grad()
+    def module_outputs(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """What each layer of the engine that has a LoRA makes of `inputs[width]`, rows x width: rows x its own width.
+
+        By the name of the layer's A. This is the layer alone, called by hand.
+        """
+        pairs = _pairs(self._policy.lora(), self._policy.scale)
+
+        def run(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+            manager, found = model.lora_manager, {}
+            for name, layer in manager.modules.items():
+                parts = manager.packed_modules.get(name, [name])
+                if present := [part for part in parts if part in pairs]:
+                    output = layer(inputs[pairs[present[0]][0].shape[1]])
+                    output = output[0] if isinstance(output, tuple) else output  # and a bias
+                    widths = [b.shape[2] for b in layer.lora_b_stacked]
+                    found |= {_A.format(part): of_part for part, of_part in zip(parts, output.split(widths, -1), strict=True)
+                              if part in present}
+            return found
+
+        return self._llm.apply_model(run)[0]
 
     def weights(self) -> EngineWeights | None:
         """The engine's base weights, to be shared. None on a CPU, where vLLM repacks them."""

@@ -10,27 +10,31 @@
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from grpo.config import Config
 from grpo.evaluate import evaluate
 from grpo.policy import Chat, Policy, check_base, pick_device
 from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
-from grpo.types import Aborted, Group, Prompt, Task, UserError
+from grpo.types import Aborted, Group, Prompt, Table, Task, UserError
 from grpo.update import Updater
 from harness import checkpoint, kept, rundir
 from harness.alarms import Alarms
+from harness.best import KEEP
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
 from harness.files import new_directory, writable
+from harness.giving_up import GivingUp, NoSignalError
 from harness.identity import Identity, fingerprint
 from harness.lora_health import LoraHealth
 from harness.memory import memory_metrics
 from harness.metrics import completion_lines, rollout_metrics
-from harness.parity import SyncError
+from harness.parity import SyncError, bound
 from harness.records import Clock, RunLog, shown
 from harness.selftest import check_served, self_test
 from harness.signals import Interrupted, deferred, ignore
+from harness.startup import Startup
 from speed.ranks import ALONE, RankLostError, Ranks
 
 
@@ -40,24 +44,29 @@ class Trainer:
     With several ranks each has all of it, but for the records: rank 0 alone writes.
     """
 
-    def __init__(self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE):
+    def __init__(
+        self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE,
+        startup: Startup | None = None
+    ):
         """Start vLLM, put the policy on its weights, restore it from the newest checkpoint, and prove that the two agree."""
         self.config, self.task, self.folder, self.ranks = config, task, Path(config.run.dir), ranks
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
+        startup = startup or Startup(ranks.first)
         chat = Chat(config.model, pick_device(config.model))
-        self.train_prompts, self.test_prompts, context = encode(chat, task, config)
-        tokens = [p.token_ids for p in self.train_prompts + self.test_prompts]
+        self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
+        tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
         self.identity = Identity.of(task, [*tokens, chat.stop_ids])
         if found:  # refused before the engine starts, which takes a minute or two at 8B
             checkpoint.check(found[0], config, self.identity, allowed)
         check_base(chat, config.model, config.lora)
-        with ranks.in_turn():
+        with ranks.in_turn(), startup("vLLM: weights, memory, CUDA graphs"):
             self.sampler = Sampler(chat, config, context)
-        self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
-        self.updater = Updater(self.policy, config, ranks)
-        self.identity = replace(self.identity, base=self.policy.fingerprint())
+        with startup("the policy"):
+            self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
+            self.updater = Updater(self.policy, config, ranks)
+            self.identity = replace(self.identity, base=self.policy.fingerprint())
         for what, value in {"config": config, "data set": self.identity.data, "base": self.identity.base}.items():
             ranks.agree(what, str(value), "give all machines the same files")
         self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
@@ -68,19 +77,26 @@ class Trainer:
         ranks.agree("LoRA", fingerprint(self.policy.lora().items()), "run.dir must be on a disk that all machines share")
         self.sampler.serve(self.policy)
         self.served_base = self.sampler.fingerprint()
-        needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
-        check = self_test(self.sampler, self.updater, self.train_prompts[:2])
+        with startup("the largest training pass, a trial of memory"):
+            needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
+        with startup("the self-test"):
+            check = self_test(self.sampler, self.updater, self.train_prompts[:4])
+        self.updater.noise = max(ranks.gather(self.updater.noise, float))
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.meet()  # an earlier run, which may lie there, is out of the way
         self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
-        self.evaluations.steps = ranks.gather(self.evaluations.steps, list[dict[str, int | float]])[0]
+        self.evaluations.rows = ranks.gather(self.evaluations.rows, dict[str, list[dict[str, int | float]]])[0]
+        self.best = KEEP[config.eval.keep](self.folder, ranks.first)
+        said += self.best.restore(self.done, self.evaluations.rows["validation"], self.policy) if ranks.first else []
+        self.best.at = ranks.gather(self.best.at, tuple[int, float] | None)[0]
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps)
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
-        said += [self.policy.held, needs, "self-test: vLLM serves the LoRA it is given (log-probs within "
-                 f"{check['gap']:.2g} of the trainer's; a stale LoRA would show {check['stale_gap']:.2g})"]
+        said += [self.policy.held, needs, str(check), "parity: log-probs that differ by more than "
+                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats over 1,000 tokens of a prompt stop the run"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
-        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
+        self.giving_up = GivingUp(config.run.give_up_after)
+        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]), str(startup))
         ranks.taken()  # starting does not count
 
     def say(self, *lines: str) -> None:
@@ -112,6 +128,7 @@ class Trainer:
                                      **ranks.taken(), **memory_metrics(self.policy.device)})
                 self.say(*(f"step {step}: {line}" for line in lines))
             self.done = step
+            self.giving_up.check(groups, self.updater.stepped, self.evaluations.base())
 
     def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
         """Keep the batch that stopped the run. Returns what to do with it, in words."""
@@ -124,14 +141,24 @@ class Trainer:
         return f"python -m grpo.replay {path} runs it again"
 
     def measure(self) -> None:
-        """Evaluate after the last finished step, if that is due and was not done before."""
-        config, step = self.config, self.done
-        if step not in self.evaluations and (step % config.eval.every == 0 or step == config.run.steps):
-            table = evaluate(self.sampler, self.policy, self.task, self.test_prompts, self.ranks)
+        """Evaluate after the last finished step, if that is due and was not done before; keep its LoRA if it is the best."""
+        when, step = self.config.eval, self.done
+        if (step % when.every == 0 or step >= self.config.run.steps) and not self.evaluations.has("validation", step):
+            table = self.evaluate("validation", step)
             with deferred():
-                self.evaluations.add(step, table)
-                if self.ranks.first:
-                    self.log.evaluation(step, table)
+                self.best.offer(step, table["overall"], self.policy)
+        if (step == 0 or (when.test_every and step % when.test_every == 0)) and not self.evaluations.has("test", step):
+            self.evaluate("test", step)
+
+    def evaluate(self, split: Literal["validation", "test"], step: int) -> Table:
+        """Accuracy of the policy, which is that of a step, on a split. Recorded before it is returned."""
+        prompts = self.validation_prompts if split == "validation" else self.test_prompts
+        table = evaluate(self.sampler, self.policy, self.task, prompts, self.ranks)
+        with deferred():
+            self.evaluations.add(split, step, table)
+            if self.ranks.first:
+                self.log.evaluation(split, step, table)
+        return table
 
     def save(self) -> None:
         """Write a checkpoint of the last finished step.
@@ -144,11 +171,33 @@ class Trainer:
         if self.ranks.first:
             self.log.flush()
             checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
+            self.best.prune()
         self.saved = self.done
+
+    def finish(self) -> None:
+        """Measure the LoRA that eval.keep chooses on the test problems, and write it to adapter/.
+
+        The last step is in a checkpoint by now: the policy may become an earlier one. Raises SyncError where vLLM does not
+        hold the LoRA that is measured, UserError where the best one is damaged.
+        """
+        ranks, step = self.ranks, self.best.chosen(self.done)
+        if step != self.done:
+            self.best.load(self.policy)
+            ranks.agree("LoRA", fingerprint(self.policy.lora().items()), "run.dir must be on a disk that all machines share")
+            self.sampler.swap_lora(self.policy.lora())
+        if not self.evaluations.has("test", step):
+            check_served(self.policy, self.sampler)
+            self.evaluate("test", step)
+        if ranks.first:
+            with new_directory(self.folder / "adapter") as part:
+                self.policy.save(part)
+            self.log.close()
+        self.evaluations.keep(step)
 
 
 def train(
-    config: Config, task: Task, resume: bool, allowed: Collection[str] = (), ranks: Ranks = ALONE
+    config: Config, task: Task, resume: bool, allowed: Collection[str] = (), ranks: Ranks = ALONE,
+    startup: Startup | None = None
 ) -> Evaluations:
     """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory.
 
@@ -156,7 +205,7 @@ def train(
     RankLostError.
     """
     with writable(Path(config.run.dir), "checkpoints there are whole; make room, then go on with --resume"):
-        run = Trainer(config, task, resume, allowed, ranks)
+        run = Trainer(config, task, resume, allowed, ranks, startup)
         try:
             run.measure()
             for step in range(run.done + 1, config.run.steps + 1):
@@ -165,28 +214,30 @@ def train(
                 if step % config.checkpoint.every == 0 or step == config.run.steps:
                     ranks.agree("LoRA", fingerprint(run.policy.lora().items()), "ranks have drifted apart: report this")
                     run.save()
-        except (Interrupted, RankLostError):
+            run.finish()
+        except (Interrupted, RankLostError, NoSignalError):
             ignore()  # the next one: what is done is being saved
             if ranks.first and run.done > run.saved and not run.updater.logp_old:
                 run.save()
             raise
-        if ranks.first:
-            with new_directory(run.folder / "adapter") as part:
-                run.policy.save(part)
-            run.log.close()
         run.sampler.close()
     return run.evaluations
 
 
-def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], int]:
-    """The task's train and test problems as token ids, and the most tokens of a prompt with its completion.
+def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], list[Prompt], int]:
+    """The task's train, validation and test problems as token ids, and the most tokens of a prompt with its completion.
 
-    Raises UserError where those do not fit the model.
+    Raises UserError where the task lacks some, or where those do not fit the model.
     """
-    train_prompts, test_prompts = ([chat.encode(p) for p in problems] for problems in (task.train, task.test))
-    longest = max(len(p.token_ids) for p in train_prompts + test_prompts)
+    splits = []
+    for name in ("train", "validation", "test"):
+        if not getattr(task, name, None):
+            raise UserError(f"task.target = {config.task.target}: its task has no {name} problems; give it `{name}`, a list "
+                            "of one or more grpo.types.Problem that are in no other split")
+        splits.append([chat.encode(problem) for problem in getattr(task, name)])
+    longest = max(len(prompt.token_ids) for prompts in splits for prompt in prompts)
     if longest + config.rollout.max_new_tokens > chat.max_tokens:
         raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
                         f"tokens) it exceeds the model's {chat.max_tokens} positions; "
                         f"at most {chat.max_tokens - longest} fit")
-    return train_prompts, test_prompts, longest + config.rollout.max_new_tokens
+    return *splits, longest + config.rollout.max_new_tokens

@@ -70,7 +70,8 @@ class Task(Protocol):
 
     Settings: type
     train: Sequence[Problem]
-    test: Sequence[Problem]
+    validation: Sequence[Problem]  # none of train or test: the best LoRA is chosen by them
+    test: Sequence[Problem]  # none of train or validation: nothing is chosen by them
     references: dict[str, Reference]  # by the name it has in evaluation.json: {"api": ...}
 
     def score(self, problem: Problem, text: str) -> Score:

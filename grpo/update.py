@@ -18,7 +18,7 @@ from grpo.loss import TokenData, policy_loss
 from grpo.policy import Policy
 from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
 from harness.parity import check_parity
-from speed.layers import prepare_layers
+from speed.layers import WORTH_COMPILING, prepare_layers
 from speed.micro_batches import deal
 from speed.ranks import ALONE, Ranks
 
@@ -40,14 +40,21 @@ class Updater:
         self.policy, self.config, self.ranks = policy, config, ranks
         self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
         self.logp_old: LogpOld = {}  # empty in a batch's first epoch, before any update on it: the policy is its own old
+        self.noise = 0.0  # nats a token: how far vLLM is from the trainer without a LoRA, as the self-test finds
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)
         self.recompute(max(0, config.train.recompute_layers))
 
+    @property
+    def stepped(self) -> bool:
+        """Whether the optimizer has ever moved, in this run or before it was resumed."""
+        return any("step" in state for state in self.optimizer.state.values())
+
     def recompute(self, layers: int) -> None:
         """Let so many layers keep no activations (gradient checkpointing, arXiv 1604.06174), from now on."""
-        compiled = {"auto": self.policy.device.type == "cuda", "always": True, "never": False}
+        large = sum(p.numel() for p in self.policy.decoder.parameters()) >= WORTH_COMPILING
+        compiled = {"auto": self.policy.device.type == "cuda" and large, "always": True, "never": False}
         prepare_layers(self.policy.decoder, compiled[self.config.train.compile], layers)
         self.recomputed = layers
 
@@ -73,7 +80,7 @@ class Updater:
         """
         metrics, logs = self.accumulate(groups, advantages_PG, self.ranks)
         if not self.logp_old:
-            metrics |= check_parity(groups, logs, self.policy.dtype)
+            metrics |= check_parity(groups, logs, self.policy.dtype, self.noise)
         if logs and self.ranks.size > 1:
             self._add_up_gradients()
         return metrics | self._apply(step, metrics["loss"]), logs

@@ -21,7 +21,7 @@ from grpo.config import Config
 from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from grpo.update import Updater, learning_rate
-from harness.files import brief, fault, new_directory, read_object
+from harness.files import brief, fault, new_directory, read_object, steps_in
 from harness.identity import Identity, versions
 from harness.rundir import check_unchanged
 
@@ -42,7 +42,7 @@ def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Id
             "schedule": {"lr": learning_rate(step, config.run.steps, config.optim)}, "optimizer": numbers,
             "config": config.model_dump(mode="json"), "data": identity.data, "base": identity.base,
             "versions": versions()}, indent=1) + "\n")
-    for old in _steps(folder)[: -config.checkpoint.keep]:
+    for old in list(steps_in(folder).values())[: -config.checkpoint.keep]:
         shutil.rmtree(old)
 
 
@@ -52,7 +52,7 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
     Raises UserError where there is none.
     """
     skipped = []
-    for checkpoint in reversed(_steps(folder)):
+    for checkpoint in reversed(steps_in(folder).values()):
         if (wrong := fault(checkpoint, FILES)) is None:
             return checkpoint, skipped
         skipped.append(f"passed over {checkpoint}: {wrong}")
@@ -143,9 +143,4 @@ def _count(value: object) -> int:
 
 def any_in(folder: Path) -> bool:
     """Whether a checkpoint is there, complete or not."""
-    return bool(_steps(folder))
-
-
-def _steps(folder: Path) -> list[Path]:
-    named = {p: p.name.removeprefix("step-") for p in folder.glob("step-*") if p.is_dir()}
-    return sorted((p for p, number in named.items() if number.isdecimal()), key=lambda p: int(named[p]))
+    return bool(steps_in(folder))

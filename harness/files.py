@@ -8,6 +8,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -114,6 +115,12 @@ def new_directory(final: Path) -> Iterator[Path]:
         flush(final.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def steps_in(folder: Path) -> dict[int, Path]:
+    """The folders step-NNNNN within a folder, by step, the first step first. What is named otherwise is left out."""
+    named = ((re.fullmatch(r"step-([0-9]{1,15})", path.name), path) for path in folder.glob("step-*"))
+    return dict(sorted((int(match[1]), path) for match, path in named if match and path.is_dir()))
 
 
 def fault(folder: Path, names: set[str]) -> str | None:

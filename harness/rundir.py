@@ -10,7 +10,8 @@ from grpo.types import UserError
 from harness.files import brief, writable, write_text
 
 CONFIG = "config.yaml"
-MAY_CHANGE = ("run.steps", "run.dir", "eval.every", "checkpoint.every", "checkpoint.keep")  # between start and resume
+# between start and resume
+MAY_CHANGE = ("run.steps", "run.dir", "run.give_up_after", "eval", "checkpoint.every", "checkpoint.keep")
 
 _held: dict[Path, IO] = {}  # the locks of this process, which end with it, however it ends
 

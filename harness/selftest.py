@@ -1,55 +1,82 @@
-"""Before step 1: proof that a swapped LoRA reaches every module of vLLM, at its scale, and leaves no stale cache behind.
+"""Before step 1: proof that vLLM serves the LoRA it is given: every module, at its scale, with no stale cache behind.
 
-With a *loud* LoRA, whose updates are as large as the weights, any mistake in the swap moves the log-probs far from the
-trainer's: a LoRA not swapped, half of it, another scale, transposed, or keys and values cached under the one before.
+Three comparisons, each where rounding cannot hide a fault or look like one (benchmarks/guards.md has both error rates):
+
+    buffers     each tensor in vLLM is the policy's, to the last bit
+    modules     each layer of vLLM, fed noise, computes what the trainer's computes. One layer amplifies no rounding, so
+                that the LoRA can be as loud as the weights, and a layer without it is wrong by as much as it adds
+    log-probs   of whole completions, which alone see the prefix cache. A pretrained network is chaotic under a LoRA
+                as loud as its weights: rounding alone moves its log-probs by nats. So the noise is measured first, what
+                the engines differ by without a LoRA, and then a LoRA is chosen just so loud that leaving it out would
+                move the log-probs by ten times the noise
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
 from grpo.policy import Policy
 from grpo.sampler import Sampler
-from grpo.types import Completion, Group, Metrics, Prompt, Score, TokenLogs
+from grpo.types import Completion, Group, Prompt, Score, TokenLogs
 from grpo.update import Updater
 from harness.parity import SyncError, check_parity, mean_gap, token_pairs
 
-LOUDNESS = 1.0  # rms of the test LoRA's update, as a share of the rms of the weight it is added to
-MARGIN = 0.1  # the engines may differ by this share of what another LoRA would make them differ
+CONTRAST = 10  # times the noise: how far another LoRA must move the log-probs
+QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ
+FIRST = 0.06  # the loudness that is tried first; then twice as loud, until it is heard
+MARGIN = 1 / 3  # of what another LoRA would show: what the engines may differ by
+MODULE_MARGIN = 0.2  # of what a module's LoRA adds to its output; rounding in bfloat16 explains 0.01
+ROWS, COMPLETIONS, TOKENS = 16, 4, 16  # that a module is fed; that a prompt gets, and how long they are
 
 
-def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt]) -> Metrics:
-    """Swap in two loud LoRAs in turn, sample with each, and compare. Leaves policy and engine as they were.
+@dataclass(frozen=True)
+class SelfTest:
+    """What was found. Means of |log-prob of the trainer - vLLM's|, nats a token, but for `module`."""
 
-    The second swap meets a prefix cache filled under the first. The engine's buffers are read back, each module's; its
-    log-probs say whether it computes with them. Returns the largest gap, and the smallest that a LoRA left behind would
-    have shown. Raises SyncError where vLLM's log-probs are not the trainer's, under a loud LoRA or under the policy itself.
+    noise: float  # without a LoRA
+    gap: float  # with one: the larger of two
+    stale: float  # what another LoRA in its place, or none, would have shown: the smallest
+    loudness: float  # of these LoRAs: rms of the update as a share of the weight's
+    module: float  # largest difference of a module's outputs, as a share of what its LoRA adds
+
+    def __str__(self) -> str:
+        return (f"self-test: vLLM serves the LoRA it is given: log-probs within {self.gap:.2g} of the trainer's (without "
+                f"one {self.noise:.2g}, with another {self.stale:.2g}), the outputs of each module within {self.module:.1g}")
+
+
+def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], seed: int = 0) -> SelfTest:
+    """Swap LoRAs in and compare. Leaves policy and engine as they were, and tells the updater the noise.
+
+    The second LoRA meets a prefix cache that was filled under the first. Raises SyncError where vLLM is not the trainer.
     """
     policy = updater.policy
     kept = {name: t.clone() for name, t in policy.lora().items()}
-    gaps, stale_gaps = [], []
-    previous = kept
     try:
-        for turn in range(2):
-            policy.load_tensors(loud_lora(policy, seed=turn))
-            current = {name: t.clone() for name, t in policy.lora().items()}
-            sampler.swap_lora(policy.lora())
-            check_served(policy, sampler)
-            groups = _sample(sampler, prompts, seed=1000 * turn)
-            gaps.append(_gap(groups, _logs(updater, groups)))
-            policy.load_tensors(previous)
-            stale_gaps.append(_gap(groups, _logs(updater, groups)))
-            previous = current
+        _serve(policy, sampler, random_lora(policy, 1.0, seed))
+        module = check_modules(policy, sampler, seed)
+        nothing = {name: torch.zeros_like(t) for name, t in kept.items()}
+        _serve(policy, sampler, nothing)
+        groups = _sample(sampler, prompts, seed)
+        noise, loudness = _gap(groups, _logs(updater, groups)), FIRST
+        while True:
+            first = random_lora(policy, loudness, seed + 1)
+            gap, stale = _served(updater, sampler, prompts, first, nothing, seed + 1000)
+            if stale >= max(QUIETEST, CONTRAST * noise) or loudness == 1:
+                break
+            loudness = min(1.0, 2 * loudness)
+        second = random_lora(policy, loudness, seed + 2)
+        gaps, stales = zip((gap, stale), _served(updater, sampler, prompts, second, first, seed + 2000), strict=True)
     finally:
         policy.load_tensors(kept)
         sampler.swap_lora(policy.lora())
-    if not max(gaps) < MARGIN * min(stale_gaps):
+    if not max(gaps) < max(MARGIN * min(stales), 2 * noise):
         raise SyncError(f"vLLM does not serve the policy's LoRA: its log-probs differ from the trainer's by {max(gaps):.3g} "
-                        f"on average, and another LoRA's would by {min(stale_gaps):.3g}")
-    groups = _sample(sampler, prompts, seed=0)
-    check_parity(groups, _logs(updater, groups), policy.dtype)
-    return {"gap": max(gaps), "stale_gap": min(stale_gaps)}
+                        f"on average; without a LoRA they do by {noise:.3g}, and another LoRA's would by {min(stales):.3g}")
+    updater.noise = noise
+    groups = _sample(sampler, prompts, seed)
+    check_parity(groups, _logs(updater, groups), policy.dtype, noise)
+    return SelfTest(noise, max(gaps), min(stales), loudness, module)
 
 
 def check_served(policy: Policy, sampler: Sampler) -> None:
@@ -62,8 +89,34 @@ def check_served(policy: Policy, sampler: Sampler) -> None:
 
 
 @torch.no_grad()
-def loud_lora(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
-    """A random LoRA whose updates are as large as the weights they are added to."""
+def check_modules(policy: Policy, sampler: Sampler, seed: int) -> float:
+    """Feed each module of vLLM and the trainer's the same noise; the LoRA should be loud.
+
+    Returns the largest difference of their outputs, norm over the norm of what the LoRA adds. Raises SyncError where
+    it is above MODULE_MARGIN.
+    """
+    policy.round_lora()
+    generator, worst = torch.Generator().manual_seed(seed), 0.0
+    widths = {name: t.shape[1] for name, t in policy.lora().items() if "lora_A" in name}
+    noise = {width: torch.randn(ROWS, width, generator=generator).to(policy.device, policy.dtype)
+             for width in sorted(set(widths.values()))}
+    served = sampler.module_outputs(noise)
+    for name, width in widths.items():
+        module = policy.model.get_submodule(name.removesuffix(".lora_A.weight"))
+        ours = module(noise[width])
+        added = torch.linalg.vector_norm((ours - module.get_base_layer()(noise[width])).float())
+        theirs = served.get(name)
+        gap = float("nan") if theirs is None else (torch.linalg.vector_norm((theirs - ours).float()) / added).item()
+        if not gap <= MODULE_MARGIN:
+            raise SyncError(f"vLLM does not compute {name.removesuffix('.lora_A.weight')} as the trainer does: the outputs "
+                            f"differ by {gap:.3g} of what its LoRA adds")
+        worst = max(worst, gap)
+    return worst
+
+
+@torch.no_grad()
+def random_lora(policy: Policy, loudness: float, seed: int) -> dict[str, torch.Tensor]:
+    """A random LoRA; `loudness` is the rms of each module's update as a share of the rms of its weight."""
     generator = torch.Generator().manual_seed(seed)
     lora = {}
     for name, module in policy.model.named_modules():
@@ -71,13 +124,31 @@ def loud_lora(policy: Policy, seed: int) -> dict[str, torch.Tensor]:
             continue
         a, b = (torch.randn(policy.parameters[f"{name}.lora_{x}.weight"].shape, generator=generator) for x in "AB")
         weight_rms = module.get_base_layer().weight.float().square().mean().sqrt().item()
-        b *= LOUDNESS * weight_rms / (policy.scale * a.shape[0] ** 0.5)  # entries of B A have variance r
+        b *= loudness * weight_rms / (policy.scale * a.shape[0] ** 0.5)  # entries of B A have variance r
         lora[f"{name}.lora_A.weight"], lora[f"{name}.lora_B.weight"] = a, b
     return lora
 
 
+def _served(
+    updater: Updater, sampler: Sampler, prompts: Sequence[Prompt], lora: dict[str, torch.Tensor],
+    previous: dict[str, torch.Tensor], seed: int
+) -> tuple[float, float]:
+    """Sample with a LoRA. Returns how far vLLM is from the trainer with it, and would be if the trainer had the previous."""
+    _serve(updater.policy, sampler, lora)
+    groups = _sample(sampler, prompts, seed)
+    gap = _gap(groups, _logs(updater, groups))
+    updater.policy.load_tensors(previous)
+    return gap, _gap(groups, _logs(updater, groups))
+
+
+def _serve(policy: Policy, sampler: Sampler, lora: dict[str, torch.Tensor]) -> None:
+    policy.load_tensors(lora)
+    sampler.swap_lora(policy.lora())
+    check_served(policy, sampler)
+
+
 def _sample(sampler: Sampler, prompts: Sequence[Prompt], seed: int) -> list[Group]:
-    sampled = sampler.sample(prompts, [seed + place for place in range(len(prompts))], 4)
+    sampled = sampler.sample(prompts, [seed + place for place in range(len(prompts))], COMPLETIONS, TOKENS)
     return [Group(prompt, tuple(Completion(replace(sample, finish_reason="stop"), "", Score(0.0)) for sample in samples))
             for prompt, samples in zip(prompts, sampled, strict=True)]  # "stop": those cut off are looked at too
 

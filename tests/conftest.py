@@ -28,9 +28,9 @@ from tests.messages_server import MessagesServer
 
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
-TOY = ("configs/tiny.yaml", "task.terms=[2,2]", "task.train=200", "task.test=40", "rollout.prompts_per_step=6",
-       "rollout.group_size=32", "rollout.max_new_tokens=40", "rollout.max_sequences=192", "optim.lr=3e-3",
-       "checkpoint.keep=2")
+TOY = ("configs/tiny.yaml", "task.terms=[2,2]", "task.train=200", "task.validation=40", "task.test=40",
+       "rollout.prompts_per_step=6", "rollout.group_size=32", "rollout.max_new_tokens=40", "rollout.max_sequences=192",
+       "optim.lr=3e-3", "checkpoint.keep=2")
 
 
 def tiny_config(*overrides: str) -> Config:

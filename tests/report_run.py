@@ -55,8 +55,11 @@ def fabricate(folder: Path, *overrides: str, distinct: int = 3, tokens: tuple[in
                         "policy/grad_norm": None if step % 7 == 0 else 0.2,
                         "parity/logp_max_abs_diff": 1e-5, "parity/logp_mean_abs_diff": 1e-7, "parity/kl": 1e-13,
                         "time/rollout_s": 5.0, "time/train_s": 2.0, "time/sync_s": 0.01, "time/step_s": 7.1})
-    for step in (0, config.run.steps):
-        evaluations.add(step, {"custom": 0.2 + 0.7 * (step > 0), "standard": 1.0, "overall": 0.6 + 0.35 * (step > 0)})
+    for split in ("validation", "test"):
+        for step in (0, config.run.steps):
+            evaluations.add(split, step, {"custom": 0.2 + 0.7 * (step > 0), "standard": 1.0,
+                                          "overall": 0.6 + 0.35 * (step > 0)})
+    evaluations.keep(config.run.steps)
     log.close()
     return config
 

@@ -51,5 +51,24 @@ def one_module(loop, monkeypatch):
     some_modules(loop, monkeypatch, lambda name: name.endswith("layers.2.self_attn.o_proj"))
 
 
+def exchanged(loop, monkeypatch):
+    """A and B of two layers change places."""
+    pairs = grpo.sampler._pairs
+    places = {"layers.0.mlp.down_proj": "layers.1.mlp.down_proj", "layers.1.mlp.down_proj": "layers.0.mlp.down_proj"}
+
+    def changed(lora, scale):
+        found = pairs(lora, scale)
+        return {name: found[name.replace(at := name.removeprefix("model."), places.get(at, at))] for name in found}
+
+    monkeypatch.setattr(grpo.sampler, "_pairs", changed)
+
+
+def one_module_ignores_its_lora(loop, monkeypatch):
+    """It holds the LoRA, and computes the base."""
+    (layers,) = loop.sampler._llm.apply_model(lambda model: dict(model.lora_manager.modules))
+    layer = next(layer for name, layer in layers.items() if name.endswith("layers.2.self_attn.o_proj"))
+    monkeypatch.setattr(layer, "forward", layer.base_layer.forward)
+
+
 def temperature(loop, monkeypatch):
     monkeypatch.setattr(loop.sampler, "_rollout", loop.config.rollout.model_copy(update={"temperature": 2.0}))

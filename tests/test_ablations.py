@@ -25,7 +25,9 @@ def finished(tmp_path, monkeypatch):
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in metrics))
         steps = [{"step": 0, "custom": number / 10, "standard": 1.0, "overall": 0.5},
                  {"step": 60, "custom": 0.985, "standard": 0.9, "overall": 0.9}]
-        (run / "evaluation.json").write_text(json.dumps({"api": {}, "steps": steps}))
+        later = {"step": 70, "custom": 0.0, "standard": 0.0, "overall": 0.0}
+        (run / "evaluation.json").write_text(json.dumps({"api": {}, "steps": [*steps, later], "kept": 60} if number else
+                                                        {"api": {}, "steps": steps}))  # the first as an older run has it
     return tmp_path
 
 
@@ -37,6 +39,7 @@ def test_table_and_picture_are_written_and_nothing_is_trained_again(finished, mo
     assert text.endswith("<!-- /ablations -->\nafter\n")
     assert "old" not in text
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")][1:]
+    assert rows[0][4:6] == ["0.0, 98.5 %", "100.0, 90.0 %"]
     assert rows[1] == ["B", "not mentioned", "no", "0.25, 1.00", "10.0, 98.5 %", "100.0, 90.0 %", "*the same failure*"]
     assert [row[0] for row in rows] == list("ABCD")
     assert (finished / "picture.png").stat().st_size > 20_000

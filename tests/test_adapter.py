@@ -1,5 +1,6 @@
 """Prompt, answer parser, reward, upstream and data set."""
 
+import hashlib
 import time
 from fractions import Fraction
 
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapter import dataset
-from adapter.dataset import build
+from adapter.dataset import Splits, build
 from adapter.parse import Agree, Override, Unparsed, parse_answer
 from adapter.prompt import PromptText
 from adapter.reward import reward
@@ -116,7 +117,7 @@ def test_the_other_conditions_differ_as_the_table_says():
 
 def test_the_simulated_upstream_is_as_good_as_the_source_saw():
     upstream = SimulatedUpstream(0)
-    train, test = build(0, 1600, 400, TINY, GREEK, upstream)
+    train, _, test = build(0, Splits(1600, 1, 400), TINY, GREEK, upstream)
     custom, standard = ([r for r in train + test if r.kind == k] for k in ("custom", "standard"))
     assert not any(r.api_answer == str(r.truth) for r in custom)
     assert 0.72 < sum(r.api_answer == str(r.truth) for r in standard) / len(standard) < 0.79
@@ -126,12 +127,15 @@ def test_the_simulated_upstream_is_as_good_as_the_source_saw():
 
 
 def test_the_data_set_is_seeded_halved_disjoint_and_true():
-    train, test = build(5, 300, 100, TINY, GREEK, SimulatedUpstream(5))
-    assert (train, test) == build(5, 300, 100, TINY, GREEK, SimulatedUpstream(5))
-    assert train != build(6, 300, 100, TINY, GREEK, SimulatedUpstream(5))[0]
-    assert [sum(r.kind == "custom" for r in rows) for rows in (train, test)] == [150, 50]
-    seen = {parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for r in train}
-    assert not seen & {parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for r in test}
+    train, validation, test = splits = build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
+    assert splits == build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
+    assert train != build(6, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5)).train
+    assert build(5, Splits(300, 2, 100), TINY, GREEK, SimulatedUpstream(5)) == (train, validation[:2], test)
+    assert [sum(r.kind == "custom" for r in rows) for rows in splits] == [150, 30, 50]
+    meant = [{parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for r in rows} for rows in splits]
+    assert len(set.union(*meant)) == 460
+    drawn = repr([(r.expression, str(r.truth), r.api_answer) for r in train + test])
+    assert hashlib.sha256(drawn.encode()).hexdigest().startswith("463bfa184c621ec0443c")  # earlier figures hold
     row = next(r for r in train if r.kind == "custom")
     assert row.truth == evaluate(parse(row.expression, GREEK))
 
@@ -180,7 +184,8 @@ def test_trivial_policies_by_hand(tmp_path):
     test = [("4 θ 1", "none"),  # 5; read at random 5, 3, 4, 4
             ("2 θ 2", "4"),  # 4; read at random 4, 0, 4, 1
             ("3 + 2", "5"), ("8 ÷ 2", "4"), ("1 + 1", "none")]
-    dataset.write(tmp_path, [row(text, "none") for text in train], [row(*both) for both in test])
+    dataset.write(tmp_path, Splits([row(text, "none") for text in train], [row("6 + 6", "12")],
+                                   [row(*both) for both in test]))
     found = {reference.label: reference.accuracy for reference in symbol_task(data=str(tmp_path)).trivial}
     assert found == {
         "always CORRECT": {"custom": 1 / 2, "standard": 2 / 3, "overall": 3 / 5},

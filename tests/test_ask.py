@@ -15,9 +15,7 @@ from safetensors.torch import load_file, save_file
 from adapter import ask as command
 from adapter.ask import MOST_AT_ONCE, Chain, as_they_come, read_lines, read_question
 from adapter.commands import run
-from adapter.trained import TrainedAdapter
 from grpo.types import UserError
-from harness.files import new_directory
 from symbols.expression import GREEK
 from tests.conftest import ROOT
 
@@ -152,29 +150,12 @@ def place(argument: str, folder: Path, tmp_path: Path) -> str:
     return str(copy)
 
 
-def test_the_newest_lora_answers(toy, tmp_path):
-    whole, run = toy[0], tmp_path / "run"
-    shutil.copytree(whole, run)
-    finished = TrainedAdapter(run)
-    assert (finished.folder, finished.step) == (run / "adapter", 20)
-    text = (run / "config.yaml").read_text()
-    assert "steps: 20" in text
-    (run / "config.yaml").write_text(text.replace("steps: 20", "steps: 90"))  # being extended: adapter/ may be older
-    extended = TrainedAdapter(run)
-    assert (extended.folder, extended.step) == (run / "checkpoints" / "step-00020", 20)
-    (run / "config.yaml").write_text(text)
-    shutil.move(run / "adapter", tmp_path)  # stopped in its last evaluation
-    first = TrainedAdapter(run)
-    assert (first.folder, first.step) == (run / "checkpoints" / "step-00020", 20)
-    with new_directory(run / "adapter") as part:  # the same, when it was being extended: adapter/ is of an earlier end
-        for path in (tmp_path / "adapter").glob("adapter_*"):
-            shutil.copy(path, part)
-        weights = load_file(part / "adapter_model.safetensors")
-        save_file({name: -t for name, t in weights.items()}, part / "adapter_model.safetensors")
-    extended = TrainedAdapter(run)
-    assert (extended.folder, extended.step) == (run / "checkpoints" / "step-00020", 20)
-    shutil.rmtree(run / "checkpoints")
-    assert TrainedAdapter(run).folder == run / "adapter"
+def test_the_step_is_said_once_and_apart_from_the_answers(toy, tmp_path):
+    (tmp_path / "file.txt").write_text("6 θ 7\n" * (MOST_AT_ONCE + 1))
+    done = ask("--file", str(tmp_path / "file.txt"), "--run", str(toy[0]), "--json")
+    kept = json.loads((toy[0] / "evaluation.json").read_text())["kept"]
+    assert done.stderr.count(f"{toy[0]}: the adapter of step {kept} answers\n") == 1
+    assert len([json.loads(line) for line in done.stdout.splitlines()]) == MOST_AT_ONCE + 1
 
 
 def test_a_full_pipe_is_read_in_batches_and_a_trickle_at_once():

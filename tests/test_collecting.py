@@ -57,8 +57,9 @@ def test_a_login_that_google_refuses_is_one_line(server, vertex, tmp_path, monke
 
 
 def command(out: Path, answers: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "adapter.dataset", "--out", str(out), "--train", "300", "--test", "100", "--limit", "999",
-            "--upstream", "anthropic", "--concurrency", "16", "--answers", str(answers), "--yes", *more]
+    return [sys.executable, "-m", "adapter.dataset", "--out", str(out), "--train", "250", "--validation", "50", "--test",
+            "100", "--limit", "999", "--upstream", "anthropic", "--concurrency", "16", "--answers", str(answers), "--yes",
+            *more]
 
 
 def test_collection_killed_and_run_again_gives_the_same_bytes(server, tmp_path):
@@ -76,7 +77,7 @@ def test_collection_killed_and_run_again_gives_the_same_bytes(server, tmp_path):
         process.wait()
         assert not (tmp_path / "part").exists()
     assert subprocess.run(command(tmp_path / "part", answers), check=False, **quiet).returncode == 0
-    for name in ("train.jsonl", "test.jsonl"):
+    for name in ("train.jsonl", "validation.jsonl", "test.jsonl"):
         assert (tmp_path / "part" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     assert len(server.asked) <= 400 + 3 * 16  # what was in the air at a kill, and nothing else, is asked again
 
@@ -94,7 +95,7 @@ def test_the_key_is_in_no_output_not_even_the_sdks_debug_log(server, tmp_path):
 
 def test_the_task_uses_it_and_says_when_the_key_is_missing(server, tmp_path, monkeypatch):
     settings = Settings(upstream="anthropic", api_model="claude-test", api_answers=str(tmp_path / "a.jsonl"), limit=999,
-                        train=20, test=10, api_yes=True)
+                        train=20, validation=6, test=10, api_yes=True)
     task = SymbolTask(settings, seed=0)
     assert task.references["api"].label == "claude-test alone"
     assert SymbolTask.missing(settings) == []

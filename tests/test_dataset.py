@@ -13,6 +13,8 @@ from grpo.types import UserError
 from symbols.expression import GREEK, STANDARD, evaluate, parse, render
 from tests.conftest import lines
 
+FILES = ("train.jsonl", "validation.jsonl", "test.jsonl")
+
 
 @pytest.fixture
 def make(tmp_path, monkeypatch, capsys):
@@ -29,21 +31,21 @@ def make(tmp_path, monkeypatch, capsys):
 
 def test_the_sources_data_set(make, tmp_path):
     assert make("data", "--train", "1600", "--test", "400", "--seed", "0", "--upstream", "simulated")[0] == 0
-    train, test = (lines(tmp_path / "data" / name) for name in ("train.jsonl", "test.jsonl"))
-    assert [len(train), len(test)] == [1600, 400]
-    assert [sum(row["kind"] == "custom" for row in rows) for rows in (train, test)] == [800, 200]
-    assert not {row["expression"] for row in train} & {row["expression"] for row in test}
-    for row in train + test:
+    splits = [lines(tmp_path / "data" / name) for name in FILES]
+    assert [len(rows) for rows in splits] == [1600, 200, 400]
+    assert [sum(row["kind"] == "custom" for row in rows) for rows in splits] == [800, 100, 200]
+    assert len({row["expression"] for rows in splits for row in rows}) == 2200
+    for row in (row for rows in splits for row in rows):
         assert set(row) == {"expression", "kind", "truth", "api_answer", "model", "date"}
         assert (row["model"], row["date"]) == ("simulated", None)
         assert row["truth"] == str(evaluate(parse(row["expression"], GREEK if row["kind"] == "custom" else STANDARD)))
 
 
 def test_the_seed_fixes_every_byte(make, tmp_path):
-    small = ("--train", "60", "--test", "20", "--limit", "999")
+    small = ("--train", "60", "--validation", "16", "--test", "20", "--limit", "999")
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         assert make(name, *small, "--seed", seed)[0] == 0
-    a, b, c = ([(tmp_path / n / f).read_bytes() for f in ("train.jsonl", "test.jsonl")] for n in "abc")
+    a, b, c = ([(tmp_path / n / f).read_bytes() for f in FILES] for n in "abc")
     assert a == b
     drawn_by_a, drawn_by_c = ({json.loads(line)["expression"] for line in files[0].splitlines()} for files in (a, c))
     assert len(drawn_by_a & drawn_by_c) < 6  # not only the API's answers differ
@@ -80,7 +82,7 @@ def test_mistakes_are_one_line_and_nothing_is_written(make, tmp_path, monkeypatc
 
 def test_another_symbol_table_and_range(make, tmp_path):
     assert make("data", "--symbols", "♠÷", "♥×", "♦−", "♣+", "--operands", "2", "9", "--terms", "3", "3", "--train", "40",
-                "--test", "10")[0] == 0
+                "--validation", "10", "--test", "10")[0] == 0
     task = SymbolTask(Settings(data=str(tmp_path / "data"), symbols={"♠": "÷", "♥": "×", "♦": "−", "♣": "+"}), seed=0)
     assert len(task.train) == 40
     custom = next(p for p in task.train if p.kind == "custom")
@@ -91,13 +93,12 @@ def test_another_symbol_table_and_range(make, tmp_path):
 
 @pytest.fixture
 def folder(make, tmp_path):
-    make("data", "--train", "30", "--test", "10", "--limit", "999")
+    make("data", "--train", "30", "--validation", "8", "--test", "10", "--limit", "999")
     return tmp_path / "data"
 
 
 def test_what_is_written_is_read_back(folder):
-    train, test = dataset.read(folder, GREEK)
-    dataset.write(folder, train, test)  # would complain if a byte differed
+    dataset.write(folder, dataset.read(folder, GREEK))  # would complain if a byte differed
     task = SymbolTask(Settings(data=str(folder)), seed=5)
     assert [p.name for p in task.train] == [row["expression"] for row in lines(folder / "train.jsonl")]
     assert task.references["api"].label == "simulated API alone"
@@ -149,15 +150,47 @@ def test_a_file_cut_short_leaking_or_absent_is_named(folder):
         dataset.read(folder, GREEK)
 
 
+def test_no_question_is_in_two_splits(folder):
+    whole = {name: (folder / name).read_bytes() for name in FILES}
+    for first, second, line in (("train", "validation", 9), ("train", "test", 11), ("validation", "test", 11)):
+        for kind in ("custom", "standard"):
+            seen = next(row for row in lines(folder / f"{first}.jsonl") if row["kind"] != kind)
+            notations = (GREEK, STANDARD) if kind == "custom" else (STANDARD, GREEK)
+            meant = render(parse(seen["expression"], notations[1]), notations[0])
+            leak = json.dumps(seen | {"expression": meant, "kind": kind}, ensure_ascii=False) + "\n"
+            (folder / f"{second}.jsonl").write_bytes(whole[f"{second}.jsonl"] + leak.encode())
+            with pytest.raises(UserError) as caught:
+                dataset.read(folder, GREEK)
+            assert str(caught.value) == (f"{folder / second}.jsonl: line {line}: {meant} is in {first}.jsonl too; "
+                                         "delete it from one of them")
+            (folder / f"{second}.jsonl").write_bytes(whole[f"{second}.jsonl"])
+    dataset.read(folder, GREEK)
+
+
+def test_a_folder_of_before_there_was_a_validation_split_gets_one(server, tmp_path, make):
+    api = ("--train", "20", "--test", "10", "--yes", "--upstream", "anthropic", "--answers", str(tmp_path / "answers.jsonl"))
+    assert make("data", *api, "--validation", "6")[0] == 0
+    whole = {name: (tmp_path / "data" / name).read_bytes() for name in FILES}
+    (tmp_path / "data" / "validation.jsonl").unlink()
+    with pytest.raises(UserError, match=r"validation\.jsonl: cannot be read \(No such file or directory\); make it with "
+                                        r"python -m adapter\.dataset --out .*/data, with the options that made the folder"):
+        dataset.read(tmp_path / "data", GREEK)
+    asked = len(server.asked)
+    code, line = make("data", *api, "--validation", "6")
+    assert (code, "20 train, 6 validation, 10 test rows" in line) == (0, True)
+    assert {name: (tmp_path / "data" / name).read_bytes() for name in FILES} == whole
+    assert len(server.asked) == asked == 36
+
+
 def test_rows_say_who_answered_and_when(server, tmp_path, make):
-    api = ("--test", "10", "--yes", "--upstream", "anthropic", "--model", "claude-opus-5", "--answers",
+    api = ("--test", "10", "--validation", "4", "--yes", "--upstream", "anthropic", "--model", "claude-opus-5", "--answers",
            str(tmp_path / "answers.jsonl"))
     code, line = make("data", "--train", "20", *api)
     assert code == 0, line
     row = json.loads((tmp_path / "data" / "test.jsonl").read_text().splitlines()[0])
     assert row["model"] == "claude-opus-5"
     assert len(row["date"]) == 10
-    assert len(server.asked) == 30
+    assert len(server.asked) == 34
     code, line = make("data", "--train", "24", *api)
     assert (code, "choose another folder" in line) == (2, True)
     assert make("more", "--train", "24", *api)[0] == 0

@@ -149,7 +149,11 @@ def test_a_run_from_the_outside(toy, tmp_path):
     assert max(len(text) for text in (written / "report.txt").read_text().splitlines()[1:]) <= 100
     found = json.loads((written / "report.json").read_text())
     steps = {m["step"]: m for m in json.loads((place / "evaluation.json").read_text())["steps"]}
-    for who, step in (("base", 0), ("adapter", 20)):
+    kept = json.loads((place / "evaluation.json").read_text())["kept"]
+    assert done.stdout.startswith(f"{place}: the adapter of step {kept}, the best of 3 on validation (")
+    assert (found["step"], found["trained_to_step"]) == (kept, 20)
+    assert list(found["validation_by_step"]) == ["0", "10", "20"]
+    for who, step in (("base", 0), ("adapter", kept)):
         for kind, of in (("custom", 20), ("standard", 20), ("overall", 40)):
             accuracy = found["policies"][who]["accuracy"][kind]
             assert (accuracy["value"], accuracy["of"]) == (steps[step][kind], of)

@@ -29,13 +29,14 @@ def base(tmp_path_factory) -> str:
 
 def test_it_learns_which_order_is_meant(base, tmp_path):
     done = run_train(CONFIG, f"model.path={base}", f"run.dir={tmp_path}/run", "run.steps=12", "eval.every=12",
-                     "task.test=100")
+                     "task.test=100", "task.validation=50")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rewards = [m["reward/digits"] for m in metrics if "reward/digits" in m]
     assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.15, rewards
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
-    before, after = evaluation["steps"]
+    before, after = evaluation["steps"][0], evaluation["steps"][-1]
+    assert after["step"] == evaluation["kept"] == 12
     assert evaluation["api"]["digits"] == 0
     assert before["digits"] < 0.2
     assert after["digits"] > 0.7
@@ -86,11 +87,14 @@ def test_agreeing_is_right_where_the_api_is():
     assert task.score(silent, "\\boxed{none}").unparsed
 
 
-def test_train_and_test_share_no_date_and_the_api_is_wrong_as_it_says():
+def test_splits_share_no_date_and_the_api_is_wrong_as_it_says():
     task, again = dates(), dates()
     assert [p.messages for p in task.train] == [p.messages for p in again.train]
-    truths = [p.data[0] for p in (*task.train, *task.test)]
-    assert len(set(truths)) == len(truths) == 2000
+    truths = [p.data[0] for p in (*task.train, *task.validation, *task.test)]
+    assert len(set(truths)) == len(truths) == 2200
+    assert Counter(p.kind for p in task.validation) == {"named": 100, "digits": 100}
+    fewer = dates(validation=7)
+    assert (fewer.train, fewer.test) == (task.train, task.test)  # its size moves no other split
     assert Counter(p.kind for p in task.train) == {"named": 800, "digits": 800}
     for p in task.test:
         day = date.fromisoformat(p.data[0])

@@ -1,5 +1,6 @@
 """Faults from outside, on a real run: killed anywhere, told to stop, a full disk, a batch that cannot be trained on."""
 
+import json
 import os
 import random
 import re
@@ -22,7 +23,7 @@ from tests.conftest import ROOT, TOY, lines, run_train
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20
 STEPS = 36 if KILLS <= 3 else 54
 SMALL = (*TOY, f"run.steps={STEPS}", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
-         "eval.every=9", "checkpoint.every=2")
+         "eval.every=9", "checkpoint.every=2", "run.seed=2")  # with that seed a step in the middle is the best
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +32,18 @@ def undisturbed(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     done = run_train(*SMALL, f"run.dir={folder}")
     assert done.returncode == 0, done.stderr[-3000:]
+    assert 0 < evaluation(folder)["kept"] < STEPS, "another seed is needed: the last step is no worse than the others"
     return folder
 
 
-def start(folder: Path, log: Path) -> subprocess.Popen:
+def evaluation(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def start(folder: Path, log: Path, *more: str) -> subprocess.Popen:
     resume = ["--resume"] if (folder / "config.yaml").is_file() else []
     with log.open("ab") as output:
-        return subprocess.Popen([sys.executable, "train.py", *SMALL, f"run.dir={folder}", *resume], cwd=ROOT,
+        return subprocess.Popen([sys.executable, "train.py", *SMALL, f"run.dir={folder}", *more, *resume], cwd=ROOT,
                                 stdout=output, stderr=output)
 
 
@@ -67,7 +73,9 @@ def equal(ours: Path, theirs: Path, until: int = STEPS) -> None:
     assert lines(ours / "lora.jsonl")[:until] == lines(theirs / "lora.jsonl")[:until]
     if until == STEPS:
         assert (ours / "evaluation.json").read_bytes() == (theirs / "evaluation.json").read_bytes()
-        for file in ("adapter/adapter_model.safetensors", *(f"checkpoints/step-{STEPS:05d}/{name}.safetensors"
+        best = [p.relative_to(ours) for p in sorted(ours.glob("best/*/*.safetensors"))]
+        assert best == [p.relative_to(theirs) for p in sorted(theirs.glob("best/*/*.safetensors"))]
+        for file in ("adapter/adapter_model.safetensors", *best, *(f"checkpoints/step-{STEPS:05d}/{name}.safetensors"
                                                             for name in ("adapter_model", "optimizer"))):
             a, b = (load_file(run / file) for run in (ours, theirs))
             assert a.keys() == b.keys()
@@ -117,6 +125,54 @@ def test_stopped_anywhere_it_ends_as_if_undisturbed(undisturbed, tmp_path):
     assert "Traceback" not in log.read_text()
     print(f"{KILLS} kills (seed {SEED}), after steps {moments}")
     equal(folder, undisturbed)
+
+
+def kept_weights(folder: Path) -> bytes:
+    return (folder / "adapter" / "adapter_model.safetensors").read_bytes()
+
+
+def test_stopped_in_its_last_evaluation_it_finishes_it(undisturbed, tmp_path):
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    shutil.rmtree(folder / "adapter")
+    found = evaluation(folder)
+    kept = found.pop("kept")
+    found["steps"] = [row for row in found["steps"] if row["step"] != kept]
+    (folder / "evaluation.json").write_text(json.dumps(found))
+    assert start(folder, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-3000:]
+    equal(folder, undisturbed)
+    assert f"step {kept}: test custom " in (tmp_path / "log").read_text()
+    assert "validation custom" not in (tmp_path / "log").read_text()  # nothing that was measured is measured again
+
+
+def test_a_best_lora_that_is_damaged_is_not_kept(undisturbed, tmp_path):
+    """The best one is then chosen among the steps from the checkpoint on; here that is the last alone."""
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
+    kept = evaluation(folder)["kept"]
+    with (folder / "best" / f"step-{kept:05d}" / "adapter_model.safetensors").open("r+b") as file:
+        file.seek(-100, 2)
+        file.write(b"\xff" * 50)
+    assert start(folder, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-3000:]
+    said = (tmp_path / "log").read_text()
+    assert (f"best: step-{kept:05d}: adapter_model.safetensors is damaged; the best LoRA is chosen among steps from {STEPS} "
+            "on") in said
+    assert f"step {kept} was best on validation" in said
+    assert f"; step {STEPS} is kept" in said
+    assert evaluation(folder)["kept"] == STEPS
+    assert kept_weights(folder) == (folder / "checkpoints" / f"step-{STEPS:05d}" / "adapter_model.safetensors").read_bytes()
+    assert kept_weights(folder) != kept_weights(undisturbed)
+
+
+def test_the_last_is_kept_by_who_asks_for_it_and_the_best_again(undisturbed, tmp_path):
+    folder, log = shutil.copytree(undisturbed, tmp_path / "run"), tmp_path / "log"
+    before = sorted(folder.glob("best/*/*"))
+    assert start(folder, log, "eval.keep=last").wait() == 0, log.read_text()[-3000:]
+    assert evaluation(folder)["kept"] == STEPS
+    assert {row["step"] for row in evaluation(folder)["steps"]} == {0, evaluation(undisturbed)["kept"], STEPS}
+    assert kept_weights(folder) == (folder / "checkpoints" / f"step-{STEPS:05d}" / "adapter_model.safetensors").read_bytes()
+    assert sorted(folder.glob("best/*/*")) == before
+    assert start(folder, log).wait() == 0, log.read_text()[-3000:]
+    assert evaluation(folder)["kept"] == evaluation(undisturbed)["kept"]
+    assert kept_weights(folder) == kept_weights(undisturbed)
 
 
 def test_a_signal_while_it_starts_is_obeyed(tmp_path):

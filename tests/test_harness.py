@@ -214,7 +214,7 @@ def test_what_a_kill_left_does_no_harm(tmp_path):
         with new_directory(final) as part:
             (part / "whole").write_text("b")
         assert fault(final, {"whole"}) is None
-    Evaluations(run / "evaluation.json", {}, before=1).add(0, {"overall": 0.5})
+    Evaluations(run / "evaluation.json", {}, before=1).add("test", 0, {"overall": 0.5})
     assert not [p for p in run.rglob("*") if p.name.endswith(".part")]
 
 

@@ -8,7 +8,7 @@ import pytest
 from adapter import report
 from adapter.accuracy import recorded
 from adapter.learning import moving_mean, reached, read_learning
-from adapter.records import read_evaluation, read_metrics
+from adapter.records import read_evaluation, read_kept, read_metrics
 from grpo.types import UserError
 from symbols.expression import GREEK, Op
 from tests.test_outcomes import row
@@ -90,7 +90,7 @@ def test_damaged_rollouts_name_file_and_line(tmp_path, text, words):
 
 def test_records_are_read_up_to_a_step_and_checked(tmp_path):
     metrics, evaluation = tmp_path / "metrics.jsonl", tmp_path / "evaluation.json"
-    assert (read_metrics(tmp_path, 9), read_evaluation(tmp_path, 9, {})) == ([], [])
+    assert (read_metrics(tmp_path, 9), read_evaluation(tmp_path, 9, {})) == ([], None)
     metrics.write_text('{"step": 1, "reward/custom": 0.5}\n{"step": 2, "reward/standard": 1.0}\n{"step": 3, "rew')
     assert [(m.custom, m.standard) for m in read_metrics(tmp_path, 2)] == [(0.5, None), (None, 1.0)]
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 3: cut short; delete that line"):
@@ -99,12 +99,18 @@ def test_records_are_read_up_to_a_step_and_checked(tmp_path):
     steps = [{"step": step, "custom": value, "overall": value} for step, value in ((0, 0.25), (10, 0.5), (20, 0.75))]
     evaluation.write_text(json.dumps({"api": api, "steps": steps}))
     rows = [row(f"2 γ {n}", "none") for n in range(4)]
-    past = read_evaluation(tmp_path, 15, api)
+    found = read_evaluation(tmp_path, 15, api)
+    assert (found.validation, found.kept, read_kept(tmp_path)) == ([], None, None)  # an older run
+    past = found.steps
     assert [(m.step, recorded("", m.table(), rows).accuracy["custom"].hits) for m in past] == [(0, 1), (10, 2)]
-    with pytest.raises(ValueError, match=r"custom: 0\.25 is no share of 3"):
+    with pytest.raises(ValueError, match=r"custom: 0\.25 is no share of 3 problems"):
         recorded("", past[0].table(), rows[:3])
     with pytest.raises(UserError, match="restore the data it used"):
         read_evaluation(tmp_path, 15, {"custom": 0.1, "overall": 0.1})
+    evaluation.write_text(json.dumps({"api": api, "steps": steps[:1], "validation": steps, "kept": 20}))
+    found = read_evaluation(tmp_path, 15, api)
+    assert [m.step for m in found.validation] == [0, 10]
+    assert (found.kept, read_kept(tmp_path)) == (20, 20)
     for text in ("", "[]", '{"api": {}}', evaluation.read_text().replace("0.25", "25")):
         evaluation.write_text(text)
         with pytest.raises(UserError, match=r"evaluation\.json: ") as caught:

@@ -139,8 +139,13 @@ def test_an_int_for_a_reward_is_refused_as_it_is_alone():
 def test_evaluations_of_other_ranks_are_known_and_not_written(tmp_path):
     path = tmp_path / "evaluation.json"
     others = Evaluations(path, {}, 1, writes=False)
-    others.add(0, {"overall": 0.5})
-    assert 0 in others
+    others.add("validation", 0, {"overall": 0.5})
+    others.keep(0)
+    assert others.has("validation", 0)
     assert not path.exists()
-    Evaluations(path, {}, 1).add(0, {"overall": 0.5})
-    assert path.exists()
+    first = Evaluations(path, {}, 1)
+    first.add("validation", 0, {"overall": 0.5})
+    first.keep(0)
+    text = path.read_text()
+    Evaluations(path, {}, 1, writes=False)  # a rank that is slower than the first
+    assert path.read_text() == text

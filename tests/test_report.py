@@ -143,7 +143,8 @@ def damage(path: Path, old: str, new: str) -> None:
     ("cut", "metrics.jsonl: line 6: cut short"), ("infinite", "metrics.jsonl: line 1: "),
     ("rollout", "step-00001.jsonl: line 1: "), ("numbers", "entropy has 1 numbers for"),
     ("group", "no whole groups of rollout.group_size = 8"), ("lora", "lora.jsonl: line 1: "),
-    ("evaluation", "evaluation.json: "), ("compare", "step-00002.json: "), ("config", "config.yaml"),
+    ("evaluation", "evaluation.json: "), ("validation", "evaluation.json: validation"), ("kept", "evaluation.json: kept"),
+    ("compare", "step-00002.json: "), ("config", "config.yaml"),
     ("--steps=77", "recorded no such step"), ("--steps=x", "steps and ranges were expected"),
     ("--out=/nowhere/at/all.html", "its folder does not exist")])
 def test_mistakes_are_one_line(fabricated, tmp_path, capsys, what, says):
@@ -161,6 +162,8 @@ def test_mistakes_are_one_line(fabricated, tmp_path, capsys, what, says):
      "group": lambda: first.write_text(first.read_text().split("\n")[0] + "\n"),
      "lora": lambda: damage(run / "lora.jsonl", "[", "["*50_000),
      "evaluation": lambda: (run / "evaluation.json").write_text('{"steps": 3}'),
+     "validation": lambda: (run / "evaluation.json").write_text('{"steps": [], "validation": [{"step": "0"}]}'),
+     "kept": lambda: (run / "evaluation.json").write_text('{"steps": [], "kept": 1e400}'),
      "compare": lambda: (run / "compare" / "step-00002.json").write_text("{}"),
      "config": lambda: (run / "config.yaml").write_text("run: [")}.get(what, lambda: None)()
     assert main([str(run), *([what] if what.startswith("--") else [])]) == 2

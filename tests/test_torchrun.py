@@ -96,8 +96,9 @@ def test_torchrun_restarts_and_the_run_goes_on_where_it_was(tmp_path):
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 8))
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "run.1").exists()
-    measured = json.loads((folder / "evaluation.json").read_text())["steps"]
-    assert [(row["step"], type(row["step"])) for row in measured] == [(0, int), (7, int)]
+    found = json.loads((folder / "evaluation.json").read_text())
+    assert [(row["step"], type(row["step"])) for row in found["validation"]] == [(0, int), (7, int)]
+    assert [row["step"] for row in found["steps"]] == sorted({0, found["kept"]})
     assert "Traceback" not in log.read_text()
 
 

@@ -49,8 +49,14 @@ def test_it_leaves_what_the_contract_names(toy):
     assert all(len(line["modules"]) == 28 for line in modules)
     evaluation = json.loads((folder / "evaluation.json").read_text())
     assert set(evaluation["api"]) == {"custom", "standard", "overall"}
-    assert [row["step"] for row in evaluation["steps"]] == [0, 10, 20]
-    assert all(set(row) == {"step", "custom", "standard", "overall"} for row in evaluation["steps"])
+    kept = evaluation["kept"]
+    assert [row["step"] for row in evaluation["validation"]] == [0, 10, 20]
+    assert [row["step"] for row in evaluation["steps"]] == [0, kept]
+    assert kept == max(evaluation["validation"], key=lambda row: (row["overall"], row["step"]))["step"]
+    assert all(set(row) == {"step", "custom", "standard", "overall"}
+               for split in ("steps", "validation") for row in evaluation[split])
+    for place in (folder / "adapter", folder / "best" / f"step-{kept:05d}"):
+        assert {p.name for p in place.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00016", "step-00020"}
     assert max(m["memory/peak_gib"] for m in metrics) < 6
     assert "trivial policy: always CORRECT: custom 0.0 %" in printed
@@ -58,12 +64,15 @@ def test_it_leaves_what_the_contract_names(toy):
     assert "self-test: vLLM serves the LoRA it is given" in printed
     assert "simulated API alone" in printed
     assert "base, before GRPO" in printed
-    assert "adapter, step 20" in printed
+    assert f"adapter, step {kept} (kept)" in printed
+    assert f"step {kept} was best on validation (" in printed
+    assert "% overall), of 3 measured" in printed
 
 
 def test_tensorboard_holds_the_same_scalars(toy):
     events = EventAccumulator(str(toy[0] / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) >= KEYS - {"step"} | {"eval/custom", "eval/standard", "eval/overall"}
+    assert set(events.Tags()["scalars"]) >= KEYS - {"step"} | {
+        f"{split}/{kind}" for split in ("validation", "test") for kind in ("custom", "standard", "overall")}
     written = {m["step"]: m["reward/mean"] for m in lines(toy[0] / "metrics.jsonl")}
     assert {e.step: pytest.approx(e.value, abs=1e-6) for e in events.Scalars("reward/mean")} == written
 
@@ -76,7 +85,8 @@ def test_the_adapter_loads_in_peft_and_is_the_trained_one(toy):
     base = model(ids).logits
     adapted = PeftModel.from_pretrained(model, toy[0] / "adapter")
     assert (adapted(ids).logits - base).abs().max() > 0.1
-    saved, kept = (load_file(toy[0] / d / "adapter_model.safetensors") for d in ("adapter", "checkpoints/step-00020"))
+    step = json.loads((toy[0] / "evaluation.json").read_text())["kept"]
+    saved, kept = (load_file(toy[0] / d / "adapter_model.safetensors") for d in ("adapter", f"best/step-{step:05d}"))
     assert saved.keys() == kept.keys()
     assert all(torch.equal(saved[name], kept[name]) for name in saved)
 
@@ -115,7 +125,7 @@ def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
     assert all(m["tokens/trained"] > 0 and m["policy/grad_norm"] > 0 and "reward/word" in m for m in metrics)
     assert ("policy/kl_ref" in metrics[1]) == (kind == "llama")
     assert "the empty answer" in done.stdout
-    moved = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    moved = load_file(tmp_path / "run" / "checkpoints" / "step-00002" / "adapter_model.safetensors")
     assert all(t.abs().max() > 0 for name, t in moved.items() if "lora_B" in name)
     line = lines(tmp_path / "run" / "rollouts" / "step-00001.jsonl")[0]
     assert line["prompt"] == f"<|start|>user: {line['problem']}<|stop|><|start|>assistant: "

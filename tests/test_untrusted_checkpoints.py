@@ -232,12 +232,12 @@ def test_what_a_data_set_is():
     class Thing:
         """An object without a repr of its own."""
 
-    def identity(messages=({"role": "user", "content": "1"},), kind="custom", name="q", data=3, test=(),
+    def identity(messages=({"role": "user", "content": "1"},), kind="custom", name="q", data=3, test=(), validation=(),
                  tokens=((1, 2), (3,))) -> Identity:
-        return Identity.of(SimpleNamespace(train=[Problem(name, kind, messages, data)], test=list(test)), tokens)
+        train = [Problem(name, kind, messages, data)]
+        return Identity.of(SimpleNamespace(train=train, validation=list(validation), test=list(test)), tokens)
 
-    same = identity()
-    assert same == identity()
+    assert (same := identity()) == identity()
     assert same.base is None
     assert same.data["test"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
     others = [identity(messages=({"role": "user", "content": "2"},)),
@@ -247,4 +247,4 @@ def test_what_a_data_set_is():
     assert identity(data=Thing()) == identity(data=Thing())
     problems = [Problem(str(i), "custom", ()) for i in range(2)]
     assert identity(test=problems) != identity(test=reversed(problems))
-    assert identity(test=problems).data["train"] == same.data["train"]
+    assert identity(validation=problems).data == same.data | {"validation": identity(test=problems).data["test"]}

@@ -15,7 +15,7 @@ from adapter import dataset, learning, message_batches
 from adapter.answers import LONGEST_LINE, AnswerStore
 from adapter.commands import run
 from adapter.learning import read_learning
-from adapter.records import read_evaluation, read_metrics
+from adapter.records import read_evaluation, read_kept, read_metrics
 from adapter.settings import Settings
 from adapter.task import SymbolTask
 from grpo.types import UserError
@@ -25,6 +25,7 @@ from tests.claude import KEY, expected, questions, rows, texts
 from tests.test_outcomes import row
 
 GOOD = {"expression": "36 γ 52", "kind": "custom", "truth": "1872", "api_answer": "none", "model": "m", "date": None}
+THREE = dataset.Splits([row("1 + 1", "none")], [row("1 + 3", "none")], [row("1 + 2", "none")])
 DEEP = "[" * 9_000  # nested beyond what a recursive reader survives
 BIG = 200 * 2**20  # bytes of a file of zeros, which takes no room on the disk
 
@@ -49,6 +50,7 @@ def zeros(path: Path) -> Path:
     return path
 
 
+@pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(("line", "words"), [
     (DEEP, "no JSON"), ('{"truth": ' + "9" * 9_000 + "}", "no JSON"), (zeros, "longer than any row"),
     ({"truth": "1e999999999"}, "truth is 1e9"), ({"truth": "9" * 999}, "truth is 999"),
@@ -59,26 +61,26 @@ def zeros(path: Path) -> Path:
     ({"model": "\x1b]0;yours\x07"}, "model: expected"), ({"model": "\ud800"}, "model: expected"),
     ({"kind": "k" * 900}, "kind is"), ({"expression": "1" + " γ 99" * 150}, "with the symbols in the config"),
     ({"date": [[1]]}, "date: expected YYYY-MM-DD or null"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])
-def test_a_hostile_row_is_refused(tmp_path, line, words):
-    dataset.write(tmp_path, [row("1 + 1", "none")], [row("1 + 2", "none")])
-    path = tmp_path / "test.jsonl"
+def test_a_hostile_row_is_refused(tmp_path, line, words, split):
+    dataset.write(tmp_path, THREE)
+    path = tmp_path / f"{split}.jsonl"
     if callable(line):
         line(path)
     else:
         path.write_text((json.dumps(GOOD | line) if isinstance(line, dict) else line) + "\n")
-    refused(lambda: dataset.read(tmp_path, GREEK), "test.jsonl: line 1: ", words)
+    refused(lambda: dataset.read(tmp_path, GREEK), f"{split}.jsonl: line 1: ", words)
 
 
 def test_a_data_set_without_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "MAX_ROWS", 5)
-    dataset.write(tmp_path, [row(f"1 + {n}", "none") for n in range(6)], [row("2 + 9", "none")])
+    dataset.write(tmp_path, THREE._replace(train=[row(f"4 + {n}", "none") for n in range(6)]))
     refused(lambda: dataset.read(tmp_path, GREEK), "train.jsonl: line 6: more than 5 rows")
 
 
 def test_the_names_of_models_stay_short(tmp_path):
-    good = [row(f"1 + {n}", "none") for n in range(9)]
+    good = [row(f"4 + {n}", "none") for n in range(9)]
     named = [replace(r, api=replace(r.api, model=f"{n}" * 900)) for n, r in enumerate(good)]
-    dataset.write(tmp_path, [row("2 + 9", "none")], named)
+    dataset.write(tmp_path, THREE._replace(test=named))
     label = SymbolTask(Settings(data=str(tmp_path)), seed=0).references["api"].label
     assert label == f"{'0' * 100}, {'1' * 100}, {'2' * 100} and 6 others alone"
 
@@ -88,10 +90,10 @@ def test_a_data_set_is_written_through_no_link_and_over_nothing_else(tmp_path):
     out.mkdir()
     victim.write_text("precious")
     (out / ".train.jsonl.part").symlink_to(victim)
-    dataset.write(out, [row("1 + 1", "none")], [row("1 + 2", "none")])
+    dataset.write(out, THREE)
     assert (victim.read_text(), (out / "train.jsonl").is_symlink()) == ("precious", False)
     zeros(out / "train.jsonl")
-    refused(lambda: dataset.write(out, [row("1 + 1", "none")], [row("1 + 2", "none")]), "is another one")
+    refused(lambda: dataset.write(out, THREE), "is another one")
 
 
 ANSWER = {"key": "k", "text": "7", "error": None, "date": "2026-11-23", "stop_reason": None}
@@ -169,6 +171,17 @@ def test_a_hostile_evaluation_is_refused(tmp_path, text):
     refused(lambda: read_evaluation(tmp_path, 9, API), f"{path}: ")
 
 
+@pytest.mark.parametrize("part", [
+    *({"validation": rows} for rows in (3, None, {"x" * 10**6: 1}, [[]], [FIRST | {"step": 2**53}], [FIRST | {"step": "0"}],
+                                        [FIRST | {"overall": 1.5}], [{"step": 0}])),
+    *({"kept": kept} for kept in (-1, 2**53, 10**400, "9", "x" * 10**6, 0.5, True, [9], {"step": 9}))])
+def test_a_hostile_validation_or_kept_step_is_refused(tmp_path, part):
+    path = tmp_path / "evaluation.json"
+    path.write_text(json.dumps({"api": API, "steps": [FIRST]} | part))
+    refused(lambda: read_evaluation(tmp_path, 9, API), f"{path}: {next(iter(part))}", "delete the file to go on without it")
+    refused(lambda: read_kept(tmp_path), f"{path}: {next(iter(part))}", "delete the file to go on without it")
+
+
 @pytest.mark.parametrize("text", [zeros, DEEP + "\n", json.dumps({"step": -(10**400)}) + "\n"])
 def test_hostile_metrics_are_refused(tmp_path, text):
     path = tmp_path / "metrics.jsonl"
@@ -180,7 +193,8 @@ def test_what_is_no_file_is_not_opened(tmp_path):
     (tmp_path / "rollouts").mkdir()
     for name in ("metrics.jsonl", "evaluation.json", "rollouts/step-00001.jsonl"):
         (tmp_path / name).symlink_to("/dev/zero")  # a pipe would be waited for
-    assert (read_metrics(tmp_path, 9), read_evaluation(tmp_path, 9, API)) == ([], [])
+    assert (read_metrics(tmp_path, 9), read_evaluation(tmp_path, 9, API)) == ([], None)
+    assert read_kept(tmp_path) is None
     assert read_learning(tmp_path, 1, 1, GREEK).missing == 1
 
 
@@ -198,11 +212,12 @@ def test_the_key_is_in_no_file(server, tmp_path, monkeypatch):
     """Though the server repeats it: in an error, in an answer, and as the reason to stop."""
     said = {"content": [{"type": "text", "text": f"you are {KEY}"}]}
     server.faults += ["400", said, {"stop_reason": KEY}, {"usage": {"input_tokens": KEY, "output_tokens": KEY}}]
-    monkeypatch.setattr(sys, "argv", ["dataset", "--out", str(tmp_path / "data"), "--train", "20", "--test", "10", "--yes",
-                                      "--upstream", "anthropic", "--answers", str(tmp_path / "answers.jsonl")])
+    monkeypatch.setattr(sys, "argv", ["dataset", "--out", str(tmp_path / "data"), "--train", "20", "--validation",
+                                      "6", "--test", "10", "--yes", "--upstream", "anthropic", "--answers",
+                                      str(tmp_path / "answers.jsonl")])
     assert [run(dataset.main), run(dataset.main)] == [2, 0]  # an answer is missing; it is asked for again
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {path.name for path in files} == {"train.jsonl", "test.jsonl", "answers.jsonl"}
+    assert {path.name for path in files} == {"train.jsonl", "validation.jsonl", "test.jsonl", "answers.jsonl"}
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
     assert (tmp_path / "answers.jsonl").read_text().count("[ANTHROPIC_API_KEY]") == 3
     assert {header["authorization"] for header in server.headers} == {f"Bearer {KEY}"}

@@ -55,6 +55,11 @@ def test_metrics_without_a_newline(tmp_path):
     "3", "[]", "{", "{}", '{"steps": 3}', '{"steps": [3]}', '{"steps": [[]]}', '{"steps": ["step"]}', '{"steps": [{}]}',
     '{"steps": [{"step": "0"}]}', '{"steps": [{"step": 0, "overall": "x"}]}', '{"steps": [{"step": 0, "overall": NaN}]}',
     '{"steps": [{"step": 0, "overall": {}}]}', '{"steps": [{"step": 0, "overall": 1' + "0" * 400 + "}]}", "[" * 100_000,
+    '{"steps": [{"step": 0}]}', '{"steps": [{"step": true, "overall": 1}]}', '{"steps": [{"step": -1, "overall": 1}]}',
+    '{"steps": [{"step": 0, "overall": true}]}', '{"steps": [], "validation": 3}',
+    '{"steps": [], "validation": [{"step": 0}]}', '{"steps": [], "validation": {"step": 0}}',
+    '{"steps": [], "validation": [{"step": 0.5, "overall": 1}]}',
+    '{"steps": [], "validation": [{"step": 1' + "0" * 5000 + ', "overall": 1}]}', '{"steps": [], "validation": null}',
     '{"steps":' * 100_000, '{"steps": [' + "[]," * 10**5 + "[]]}", HUGE])
 def test_evaluations_that_are_none(tmp_path, text):
     path = tmp_path / "evaluation.json"

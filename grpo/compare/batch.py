@@ -31,6 +31,7 @@ class Batch:
     config: Config
     groups: list[Group]
     policy: Policy
+    noise: float  # nats a token by which vLLM and the trainer differed
 
 
 def read_batch(path: Path, model: str | None) -> Batch:
@@ -46,7 +47,8 @@ def read_batch(path: Path, model: str | None) -> Batch:
         policy = _policy(kept.config)
         with safe_open(path, "pt") as file:
             policy.load_open(file, path)
-        return Batch(kept.step, path.parent.parent, _that_fits(kept.config, policy, kept.groups), kept.groups, policy)
+        return Batch(kept.step, path.parent.parent, _that_fits(kept.config, policy, kept.groups), kept.groups, policy,
+                     kept.noise)
     named = re.fullmatch(r"step-(\d{1,15})\.jsonl", path.name)
     if not named or path.parent.name != "rollouts" or not path.is_file():
         raise UserError(f"{path}: no recorded step; name a file such as runs/tiny/rollouts/step-00001.jsonl")
@@ -65,7 +67,8 @@ def read_batch(path: Path, model: str | None) -> Batch:
     if step > 1:
         policy.load(checkpoint)
     groups = [_with_prompt_ids(group, policy) for group in recorded_groups(lines, config.rollout.group_size)]
-    return Batch(step, folder, _that_fits(config, policy, groups), groups, policy)
+    gaps = [abs(a - b) for line in lines for a, b in zip(line.logp_trainer or [], line.logp_sampler, strict=False)]
+    return Batch(step, folder, _that_fits(config, policy, groups), groups, policy, sum(gaps) / max(1, len(gaps)))
 
 
 def _with_prompt_ids(group: Group, policy: Policy) -> Group:

@@ -50,7 +50,7 @@ def sampled_logps(batch: Batch) -> LogpOld:
     ones_PG = torch.ones(len(batch.groups), len(batch.groups[0].completions))
     _, logs = updater.accumulate(batch.groups, ones_PG)
     updater.optimizer.zero_grad(set_to_none=True)
-    check_parity(batch.groups, logs, batch.policy.dtype)
+    check_parity(batch.groups, logs, batch.policy.dtype, batch.noise)
     return {row: log.logp for row, log in logs.items()}
 
 

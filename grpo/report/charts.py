@@ -131,21 +131,31 @@ def _lines(run: Run, series: Sequence[Series], title: str, note: str, unit: bool
 
 
 def _accuracy(run: Run) -> Chart | None:
-    if run.evaluation is None or not run.evaluation.steps:
+    if run.evaluation is None or not run.evaluation.steps + run.evaluation.validation:
         return None
-    figure, evaluations = go.Figure(), run.evaluation.steps
-    kinds = sorted({kind for table in evaluations for kind in table} - {"step", "overall"}) or ["overall"]
-    last = max(table.get("step") or 0 for table in evaluations)
+    figure, found = go.Figure(), run.evaluation
+    both = found.steps + found.validation
+    kinds = sorted({kind for table in both for kind in table} - {"step", "overall"}) or ["overall"]
+    last = max(table.get("step") or 0 for table in both)
     for n, kind in enumerate(kinds):
-        figure.add_scatter(x=[t.get("step") for t in evaluations], y=[t.get(kind) for t in evaluations], name=_plain(kind),
-                           mode="lines+markers", **_style(n, 1), hovertemplate="%{y:.1%}")
-        for name, table in run.evaluation.references().items():
+        for split, tables in (("validation", found.validation), ("test", found.steps)):
+            if tables:
+                points = split == "test" and bool(found.validation)
+                figure.add_scatter(x=[t.get("step") for t in tables], y=[t.get(kind) for t in tables],
+                                   name=_plain(f"{kind}: {split}"), hovertemplate="%{y:.1%}",
+                                   **(_points(n) if points else {"mode": "lines+markers", **_style(n, 1)}))
+        for name, table in found.references().items():
             if kind in table:
                 figure.add_scatter(x=[0, last], y=[table[kind]] * 2, name=_plain(f"{kind}: {name}"), mode="lines",
                                    line={"color": PALETTE[n % 6], "dash": "2px,3px", "width": 1}, hovertemplate="%{y:.1%}")
+    if found.kept is not None and found.kept <= last:
+        figure.add_scatter(x=[found.kept] * 2, y=[0, 1], name=f"kept: step {found.kept}", mode="lines", hoverinfo="skip",
+                           line={"color": GREY, "width": 1.5, "dash": "dot"})  # no shape: the page marks its step by one
     figure.update_layout(hovermode="x unified", xaxis_title_text="step")
     figure.update_yaxes(range=[-0.03, 1.03], tickformat=".0%")
-    return _chart(figure, "Greedy accuracy", "On the test problems. Thin dotted lines: what the run is compared with.")
+    of = ("Lines: on the validation problems, which choose the LoRA that is kept. Diamonds: on the test problems."
+          if found.validation else "On the test problems.")
+    return _chart(figure, "Greedy accuracy", f"{of} Thin dotted lines: what the run is compared with.", 270)
 
 
 def _composition(run: Run) -> Chart:
@@ -188,6 +198,11 @@ def _style(n: int, points: int) -> dict[str, Any]:
     size = 6 if points <= 80 else 3
     return {"line": {"color": PALETTE[n % 6], "dash": DASHES[n % 5], "width": 1.6},
             "marker": {"symbol": MARKERS[n % 7], "size": size, "color": PALETTE[n % 6]}}
+
+
+def _points(n: int) -> dict[str, Any]:
+    return {"mode": "markers",
+            "marker": {"symbol": "diamond-open", "size": 11, "color": PALETTE[n % 6], "line": {"width": 2}}}
 
 
 def _plain(text: str) -> str:

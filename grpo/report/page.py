@@ -103,9 +103,13 @@ def _figures(run: Run) -> list[list[str]]:
         ends = [sum(part) / len(part) for part in (rewards[:5], rewards[-5:])]
         figures.append(["reward, first and last 5 steps", f"{ends[0]:.2f} → {ends[1]:.2f}"])
     if run.evaluation and run.evaluation.steps:
-        ends = [table.get("overall") for table in (run.evaluation.steps[0], run.evaluation.steps[-1])]
+        steps, kept = run.evaluation.steps, run.evaluation.kept
+        after = next((table for table in steps if table.get("step") == kept), steps[-1])
+        ends = [table.get("overall") for table in (steps[0], after)]
         if None not in ends:
-            figures.append(["greedy accuracy, before and after", " → ".join(f"{end:.1%}" for end in ends)])
+            figures.append(["greedy test accuracy, before and after", " → ".join(f"{end:.1%}" for end in ends)])
+        if kept is not None:
+            figures.append(["step whose LoRA is kept", f"{kept:,}"])
     figures.append(["tokens trained on", f"{sum(line.get('tokens/trained') or 0 for line in run.metrics):,.0f}"])
     figures.append(["time in steps", _duration(sum(line.get("time/step_s") or 0 for line in run.metrics))])
     return figures

@@ -63,11 +63,13 @@ class LoraLine(Record):
 
 
 class Evaluation(BaseModel):
-    """evaluation.json: a list of greedy evaluations, and references by name."""
+    """evaluation.json: greedy evaluations on the test and on the validation problems, and references by name."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
     __pydantic_extra__: dict[str, dict[str, float | None]]
     steps: list[dict[str, float | None]]
+    validation: list[dict[str, float | None]] = []  # an older run has none
+    kept: Step | None = None  # the step whose LoRA is in adapter/, once the run is finished
 
     def references(self) -> dict[str, Table]:
         """What the run compares itself with."""

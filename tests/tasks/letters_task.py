@@ -16,7 +16,7 @@ class LettersTask:
     def __init__(self, settings: Settings, seed: int):
         self.train: Sequence[Problem] = [
             Problem(name, "word", ({"role": "user", "content": name},)) for name in settings.names]
-        self.test = self.train[:1]
+        self.validation, self.test = self.train[1:2], self.train[:1]
         self.references = {"nothing": Reference("the empty answer", {"word": 0.0, "overall": 0.0})}
 
     def score(self, problem: Problem, text: str) -> Score:

@@ -1,0 +1,54 @@
+"""A run without a signal is stopped: a reward that is the same for all completions of a prompt teaches nothing."""
+
+from collections.abc import Sequence
+
+from grpo.types import Aborted, Group
+from harness.files import brief
+
+SHOWN = 2  # completions in the message
+
+
+class NoSignalError(Aborted):
+    """No group has had a signal for many steps, and completions are wrong."""
+
+
+class GivingUp:
+    """Counts the steps in a row that teach nothing.
+
+    A step counts where no group has rewards that differ, and where some group is all wrong while the run has trained on
+    nothing yet, or all groups are all wrong. A policy that is right throughout has nothing to learn either, and goes on.
+    """
+
+    def __init__(self, after: int):
+        """after: how many such steps are too many; 0: no number is."""
+        self._after, self._row, self._first = after, [], []
+
+    def check(self, groups: Sequence[Group], trained: bool, base: float | None) -> None:
+        """Count a step. Raises NoSignalError where that is one too many.
+
+        trained: whether the run has trained on anything; base: overall accuracy before GRPO, in [0, 1].
+        """
+        rewards = [[c.score.reward for c in group.completions] for group in groups]
+        wrong = [max(of_group) <= 0 for of_group in rewards]
+        signal = any(min(of_group) != max(of_group) for of_group in rewards)
+        if signal or not any(wrong) or (trained and not all(wrong)):
+            self._row, self._first = [], []
+            return
+        completions = [c for group in groups for c in group.completions]
+        self._first = self._first or [c.text for c in completions[:SHOWN]]
+        self._row.append((len(completions), sum(c.score.reward > 0 for c in completions),
+                          sum(c.score.unparsed for c in completions),
+                          sum(c.sample.finish_reason == "length" for c in completions)))
+        if len(self._row) == self._after:
+            raise NoSignalError(self._message(base))
+
+    def _message(self, base: float | None) -> str:
+        of, right, unparsed, truncated = map(sum, zip(*self._row, strict=True))
+        shown = " and ".join(repr(brief(text.strip(), 80)) for text in self._first)
+        cures = [*(["raise rollout.max_new_tokens"] if truncated > of / 10 else []),
+                 *(["show the answer's form in the prompt, by examples"] if unparsed > of / 2 else []),
+                 "give easier problems", "another base", "or a larger rollout.group_size"]
+        known = "" if base is None else f"; the base's accuracy is {base:.1%}"
+        return (f"no group had a signal for {len(self._row)} steps (run.give_up_after): {right:,} of {of:,} completions "
+                f"were right, {unparsed / of:.0%} gave no answer, {truncated / of:.0%} were cut off{known}; the first read "
+                f"{shown}; {', '.join(cures)}")
