@@ -36,7 +36,8 @@ def terms_of(problem: Problem) -> tuple[int, ...]:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_two_steps_on_a_real_model(smollm2, tmp_path, dtype):
     run = tmp_path / "run"
-    done = run_train("configs/smollm2.yaml", *SMALL, f"model.path={smollm2}", f"model.dtype={dtype}", f"run.dir={run}")
+    done = run_train("configs/smollm2.yaml", *SMALL, f"model.path={smollm2}", f"model.dtype={dtype}", f"run.dir={run}",
+                     timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "simulated API alone" in done.stdout
     metrics = lines(run / "metrics.jsonl")
