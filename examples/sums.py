@@ -14,8 +14,8 @@ Of the package's weights, 30 steps on a CPU (configs/smollm2_cpu.yaml, seed 1), 
     base, before GRPO     20.0 %    46.0 %      33.0 %
     adapter, step 30      74.0 %    82.0 %      78.0 %
 
-That was on 2 cores of an AMD EPYC with AVX-512 and bfloat16 which 2 to 4 other busy processes shared: 59 s a step, 30
-minutes. With the cores to itself a slightly larger step took 21 s.
+That was on 2 cores of an AMD EPYC with AVX-512 and bfloat16 which 2 to 4 other busy processes shared: 35 to 116 s a step,
+30 minutes.
 """
 
 import random
