@@ -126,6 +126,13 @@ def test_the_simulated_upstream_is_as_good_as_the_source_saw():
     assert "simulated" in upstream.label
 
 
+def test_splits_are_disjoint_where_the_range_holds_little_more():
+    few = Range((1, 6), (2, 2), 999)  # some hundred
+    splits = build(0, Splits(40, 20, 20), few, GREEK, SimulatedUpstream(0))
+    meant = [parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for rows in splits for r in rows]
+    assert len(set(meant)) == len(meant) == 80
+
+
 def test_the_data_set_is_seeded_halved_disjoint_and_true():
     train, validation, test = splits = build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
     assert splits == build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))

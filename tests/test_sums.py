@@ -19,9 +19,10 @@ from grpo.types import Problem, UserError
 from harness.files import fault
 from tests.conftest import ROOT, lines, run_train
 
-SMALL = ("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_sequences=32", "task.train=64",
-         "task.validation=4", "task.test=4", "run.steps=2", "checkpoint.every=1", "model.device=cpu", "optim.lr=1e-3")
-MEAN_GAP = {"float32": 1e-5, "bfloat16": 0.05}  # nats between vLLM's log-probs and another engine's; seen 1e-6 and 0.011
+SMALL = ("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_sequences=32", "rollout.max_new_tokens=24",
+         "task.train=64", "task.validation=4", "task.test=4", "run.steps=2", "checkpoint.every=1", "model.device=cpu",
+         "optim.lr=1e-3")
+MEAN_GAP = {"float32": 5e-5, "bfloat16": 0.1}  # nats, of vLLM's log-probs and another engine's; seen: 4e-6, 0.025
 
 
 def sums(**settings) -> Sums:
@@ -35,7 +36,8 @@ def terms_of(problem: Problem) -> tuple[int, ...]:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_two_steps_on_a_real_model(smollm2, tmp_path, dtype):
     run = tmp_path / "run"
-    done = run_train("configs/smollm2.yaml", *SMALL, f"model.path={smollm2}", f"model.dtype={dtype}", f"run.dir={run}")
+    done = run_train("configs/smollm2.yaml", *SMALL, f"model.path={smollm2}", f"model.dtype={dtype}", f"run.dir={run}",
+                     timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "simulated API alone" in done.stdout
     metrics = lines(run / "metrics.jsonl")
@@ -60,7 +62,7 @@ def test_two_steps_on_a_real_model(smollm2, tmp_path, dtype):
     without = mean_gap(base, tokenizer, sampled)
     adapted = mean_gap(PeftModel.from_pretrained(base, run / "checkpoints" / "step-00001"), tokenizer, sampled)
     assert adapted < MEAN_GAP[dtype]
-    assert without > 2 * adapted
+    assert without > 0.25  # seen: 0.57
 
 
 @torch.no_grad()

@@ -118,9 +118,11 @@ def test_a_base_brings_no_code(stolen, tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_no_step_is_none(stolen):
-    with new_directory(stolen / "checkpoints" / "step-evil") as part:
-        for name in checkpoint.FILES:
-            (part / name).touch()
+    for number in ("evil", "9" * 16, "9" * 200, "-1", "٣", ""):
+        for place in ("checkpoints", "best"):
+            with new_directory(stolen / place / f"step-{number}") as part:
+                for name in checkpoint.FILES:
+                    (part / name).touch()
     assert not checkpoint.any_in(stolen / "checkpoints")
     assert TrainedAdapter(stolen).folder == stolen / "adapter"
 
