@@ -35,7 +35,7 @@ def run(config: str, overrides: list[str], folder: Path, lr: float, rank: int, l
             except subprocess.TimeoutExpired:
                 code = "time is up"
         if code:
-            record["error"] = f"{code}: {Path(log.name).read_text()[-300:]}"
+            record["error"] = f"{code}: {Path(log.name).read_text(errors='replace')[-300:]}"
     metrics = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     record["rewards"] = {kind.removeprefix("reward/"): [round(line[kind], 4) for line in lines if line.get(kind) is not None]

@@ -16,8 +16,8 @@ from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
+import pytest
 import torch
-from pytest import MonkeyPatch
 
 import harness.selftest
 from benchmarks.record import report
@@ -41,7 +41,7 @@ def stopped(loop: SimpleNamespace, seed: int, fault: Callable | None = None, onl
     """Why the self-test stops an engine with a fault, or None. only: "modules" or "log_probs" are compared alone."""
     prompts = [loop.prompts[(PROMPTS * seed + i) % len(loop.prompts)] for i in range(PROMPTS)]
     try:
-        with MonkeyPatch.context() as broken:
+        with pytest.MonkeyPatch.context() as broken:
             if fault:
                 fault(loop, broken)
             if only:

@@ -40,7 +40,7 @@ class Updater:
         self.policy, self.config, self.ranks = policy, config, ranks
         self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
         self.logp_old: LogpOld = {}  # empty in a batch's first epoch, before any update on it: the policy is its own old
-        self.noise = 0.0  # nats a token: how far vLLM is from the trainer without a LoRA, as the self-test finds
+        self.noise = 0.0  # nats a token: how far vLLM is from the trainer when all is well, as the self-test finds
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
             policy.parameters.values(), lr=optim.lr, betas=optim.betas, weight_decay=optim.weight_decay)

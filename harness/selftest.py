@@ -26,6 +26,7 @@ CONTRAST = 10  # times the noise: how far another LoRA must move the log-probs
 QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ
 FIRST = 0.06  # the loudness that is tried first; then twice as loud, until it is heard
 MARGIN = 1 / 3  # of what another LoRA would show: what the engines may differ by
+NOISIEST = {torch.float32: 0.02, torch.bfloat16: 0.15}  # nats without a LoRA; random weights of the 8B shape have 0.054
 MODULE_MARGIN = 0.2  # of what a module's LoRA adds to its output; rounding in bfloat16 explains 0.01
 ROWS, COMPLETIONS, TOKENS = 16, 4, 16  # that a module is fed; that a prompt gets, and how long they are
 
@@ -59,6 +60,9 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
         _serve(policy, sampler, nothing)
         groups = _sample(sampler, prompts, seed)
         noise, loudness = _gap(groups, _logs(updater, groups)), FIRST
+        if not noise <= NOISIEST[policy.dtype]:
+            raise SyncError(f"vLLM does not compute the base as the trainer does: without a LoRA their log-probs differ by "
+                            f"{noise:.3g} nats on average; rounding explains {NOISIEST[policy.dtype]} at most")
         while True:
             first = random_lora(policy, loudness, seed + 1)
             gap, stale = _served(updater, sampler, prompts, first, nothing, seed + 1000)
@@ -73,9 +77,9 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
     if not max(gaps) < max(MARGIN * min(stales), 2 * noise):
         raise SyncError(f"vLLM does not serve the policy's LoRA: its log-probs differ from the trainer's by {max(gaps):.3g} "
                         f"on average; without a LoRA they do by {noise:.3g}, and another LoRA's would by {min(stales):.3g}")
-    updater.noise = noise
+    updater.noise = max(noise, *gaps)
     groups = _sample(sampler, prompts, seed)
-    check_parity(groups, _logs(updater, groups), policy.dtype, noise)
+    check_parity(groups, _logs(updater, groups), policy.dtype, updater.noise)
     return SelfTest(noise, max(gaps), min(stales), loudness, module)
 
 
@@ -117,12 +121,13 @@ def check_modules(policy: Policy, sampler: Sampler, seed: int) -> float:
 @torch.no_grad()
 def random_lora(policy: Policy, loudness: float, seed: int) -> dict[str, torch.Tensor]:
     """A random LoRA; `loudness` is the rms of each module's update as a share of the rms of its weight."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(policy.device).manual_seed(seed)  # there: a CPU takes a second for the flagship's
     lora = {}
     for name, module in policy.model.named_modules():
         if not hasattr(module, "lora_A"):
             continue
-        a, b = (torch.randn(policy.parameters[f"{name}.lora_{x}.weight"].shape, generator=generator) for x in "AB")
+        a, b = (torch.randn(policy.parameters[f"{name}.lora_{x}.weight"].shape, generator=generator, device=policy.device)
+                for x in "AB")
         weight_rms = module.get_base_layer().weight.float().square().mean().sqrt().item()
         b *= loudness * weight_rms / (policy.scale * a.shape[0] ** 0.5)  # entries of B A have variance r
         lora[f"{name}.lora_A.weight"], lora[f"{name}.lora_B.weight"] = a, b

@@ -15,55 +15,20 @@ import torch
 from vllm.lora.request import LoRARequest
 
 import grpo.sampler
-import harness.selftest
-from adapter.task import Settings, SymbolTask
 from grpo import replay
 from grpo.advantage import ADVANTAGES
-from grpo.rollout import rewards, rollout, step_prompts
-from grpo.sampler import Sampler
+from grpo.rollout import rewards
 from grpo.trainer import Trainer
-from grpo.update import Updater
 from harness.kept import keep
-from harness.parity import SyncError, bound, check_parity
-from harness.selftest import MARGIN, check_modules, random_lora, self_test
+from harness.parity import SyncError
+from harness.selftest import random_lora
 from tests import swap_faults
-from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
+from tests.conftest import ROOT, randomize
+from tests.loop import DTYPE, Loop
 
-DTYPE = "bfloat16" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "float32"
 LARGEST = {"bfloat16": 0.02, "float32": 1e-3}[DTYPE]  # |difference| of a log-prob, nats
 # In bfloat16 a token on a knife's edge may differ by more once it is trained: 3 of 4,000 did on one CPU, by 0.08 to 0.2
 MEAN = {"bfloat16": 1e-3, "float32": 1e-5}[DTYPE]
-
-
-class Loop:
-    """Policy, engine and updater, as the trainer has them."""
-
-    def __init__(self):
-        self.config = tiny_config("model.device=cpu", f"model.dtype={DTYPE}", "rollout.group_size=16",
-                                  "rollout.max_sequences=128", "optim.lr=1e-3", "optim.warmup=0.0")
-        self.task = SymbolTask(Settings(limit=999, train=200, test=20), seed=0)
-        self.policy = tiny_policy(self.config)
-        self.prompts = [self.policy.encode(p) for p in self.task.train]
-        self.sampler = Sampler(self.policy, self.config, context=300)
-        self.sampler.serve(self.policy)
-        self.updater = Updater(self.policy, self.config)
-
-    def groups(self, step: int, seed: int = 0):
-        prompts = step_prompts(self.prompts, step, 8, seed)
-        return rollout(self.sampler, self.policy, self.task, prompts, step, seed, 16)
-
-    def check(self):
-        return self_test(self.sampler, self.updater, self.prompts[:4])
-
-    def parity(self, step: int) -> tuple[float, float]:
-        """|Difference| over every token of 128 completions, the 99.5th percentile and the mean. Leaves no gradient."""
-        groups = self.groups(step)
-        _, logs = self.updater.accumulate(groups, torch.ones(8, 16))
-        self.updater.optimizer.zero_grad()
-        check_parity(groups, logs, self.policy.dtype, 0.0)
-        gaps = torch.tensor([a - b for (p, row), log in logs.items()
-                             for a, b in zip(log.logp, groups[p].completions[row].sample.logp, strict=True)]).abs()
-        return gaps.quantile(0.995).item(), gaps.mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -126,67 +91,6 @@ def test_completions_end_with_the_stop_token_or_say_they_were_cut(loop):
         for sample in samples:
             assert len(sample.token_ids) == len(sample.logp) <= 96
             assert (sample.token_ids[-1] in loop.policy.stop_ids) == (sample.finish_reason == "stop")
-
-
-def test_the_self_test_passes_and_leaves_everything_as_it_was(loop):
-    before = {name: t.clone() for name, t in loop.policy.lora().items()}
-    sampled = loop.sampler.sample(loop.prompts[:2], [1, 2], 4)
-    found = loop.check()
-    assert found.gap < MARGIN * found.stale
-    assert found.stale > 10 * found.noise  # a LoRA that is heard
-    assert found.module <= 0.02
-    assert loop.updater.noise == found.noise
-    assert all(torch.equal(t, before[name]) for name, t in loop.policy.lora().items())
-    assert loop.sampler.sample(loop.prompts[:2], [1, 2], 4) == sampled
-
-
-@pytest.mark.parametrize("fault", [
-    swap_faults.stale_cache, swap_faults.unswapped, swap_faults.wrong_keys, swap_faults.half_the_modules,
-    swap_faults.one_module, swap_faults.wrong_scale, swap_faults.transposed, swap_faults.exchanged, swap_faults.temperature])
-def test_the_self_test_catches(loop, monkeypatch, fault):
-    with monkeypatch.context() as broken:
-        fault(loop, broken)
-        with pytest.raises(SyncError):
-            loop.check()
-    loop.sampler.swap_lora(loop.policy.lora())
-
-
-@pytest.mark.parametrize("fault", [
-    swap_faults.unswapped, swap_faults.half_the_modules, swap_faults.one_module, swap_faults.wrong_scale,
-    swap_faults.transposed, swap_faults.exchanged, swap_faults.one_module_ignores_its_lora])
-def test_the_modules_alone_catch_it_too(loop, monkeypatch, fault):
-    """Without reading the buffers back: an engine may hold the LoRA and compute something else."""
-    kept = {name: t.clone() for name, t in loop.policy.lora().items()}
-    with monkeypatch.context() as broken:
-        fault(loop, broken)
-        loop.policy.load_tensors(random_lora(loop.policy, 1.0, seed=11))
-        loop.sampler.swap_lora(loop.policy.lora())
-        with pytest.raises(SyncError, match="as the trainer does"):
-            check_modules(loop.policy, loop.sampler, seed=0)
-    loop.sampler.swap_lora(loop.policy.lora())
-    assert check_modules(loop.policy, loop.sampler, seed=0) <= 0.02
-    loop.policy.load_tensors(kept)
-    loop.sampler.swap_lora(kept)
-
-
-@pytest.mark.parametrize("fault", [
-    swap_faults.stale_cache, swap_faults.unswapped, swap_faults.half_the_modules, swap_faults.wrong_scale,
-    swap_faults.transposed, swap_faults.temperature])
-def test_log_probs_alone_catch_it_too(loop, monkeypatch, fault):
-    """Without a look at buffers or modules: a compiled or cached pass may compute what they do not."""
-    with monkeypatch.context() as broken:
-        fault(loop, broken)
-        broken.setattr(harness.selftest, "check_served", lambda *_: None)
-        broken.setattr(harness.selftest, "check_modules", lambda *_: 0.0)
-        with pytest.raises(SyncError, match="log-probs differ"):
-            loop.check()
-    loop.sampler.swap_lora(loop.policy.lora())
-
-
-def test_a_few_tokens_may_hold_one_that_is_far_off_and_many_may_not():
-    assert bound(0.04, 1000, torch.bfloat16) == pytest.approx(3 * 0.04 + 0.003)
-    assert bound(0.04, 2, torch.bfloat16) == pytest.approx(3 * 0.04 + 1.5)
-    assert bound(1e-6, 1000, torch.float32) == pytest.approx(1e-4 + 5e-5)
 
 
 def test_a_stale_rollout_is_not_trained_on(loop, tmp_path, capsys):
