@@ -27,6 +27,7 @@ QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ
 FIRST = 0.06  # the loudness that is tried first; then twice as loud, until it is heard
 MARGIN = 1 / 3  # of what another LoRA would show: what the engines may differ by
 NOISIEST = {torch.float32: 0.02, torch.bfloat16: 0.15}  # nats without a LoRA; random weights of the 8B shape have 0.054
+TEMPERED = 0.01  # nats; below, no other temperature is thought of
 MODULE_MARGIN = 0.2  # of what a module's LoRA adds to its output; rounding in bfloat16 explains 0.01
 ROWS, COMPLETIONS, TOKENS = 16, 4, 16  # that a module is fed; that a prompt gets, and how long they are
 
@@ -59,10 +60,7 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
         nothing = {name: torch.zeros_like(t) for name, t in kept.items()}
         _serve(policy, sampler, nothing)
         groups = _sample(sampler, prompts, seed)
-        noise, loudness = _gap(groups, _logs(updater, groups)), FIRST
-        if not noise <= NOISIEST[policy.dtype]:
-            raise SyncError(f"vLLM does not compute the base as the trainer does: without a LoRA their log-probs differ by "
-                            f"{noise:.3g} nats on average; rounding explains {NOISIEST[policy.dtype]} at most")
+        noise, loudness = check_base(updater, groups), FIRST
         while True:
             first = random_lora(policy, loudness, seed + 1)
             gap, stale = _served(updater, sampler, prompts, first, nothing, seed + 1000)
@@ -81,6 +79,29 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
     groups = _sample(sampler, prompts, seed)
     check_parity(groups, _logs(updater, groups), policy.dtype, updater.noise)
     return SelfTest(noise, max(gaps), min(stales), loudness, module)
+
+
+def check_base(updater: Updater, groups: Sequence[Group]) -> float:
+    """The noise: mean |log-prob of the trainer - vLLM's| on completions of the policy as it is now, nats a token.
+
+    Raises SyncError where it is more than rounding explains, or where the trainer at half or twice the temperature is nearer.
+    """
+    noise, most = _gap(groups, _logs(updater, groups)), NOISIEST[updater.policy.dtype]
+    if not noise <= most:
+        raise SyncError(f"vLLM does not compute the base as the trainer does: without a LoRA their log-probs differ by "
+                        f"{noise:.3g} nats on average; rounding explains {most} at most")
+    config = updater.config
+    try:
+        for factor in (0.5, 2.0) if noise > TEMPERED else ():
+            temperature = factor * config.rollout.temperature
+            updater.config = config.model_copy(update={
+                "rollout": config.rollout.model_copy(update={"temperature": temperature})})
+            if _gap(groups, _logs(updater, groups)) < noise:
+                raise SyncError(f"vLLM does not sample at rollout.temperature = {config.rollout.temperature}: its log-probs "
+                                f"differ by {noise:.3g} nats on average, and by less from the trainer's at {temperature}")
+    finally:
+        updater.config = config
+    return noise
 
 
 def check_served(policy: Policy, sampler: Sampler) -> None:
