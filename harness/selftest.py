@@ -84,7 +84,7 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
 def check_base(updater: Updater, groups: Sequence[Group]) -> float:
     """The noise: mean |log-prob of the trainer - vLLM's| on completions of the policy as it is now, nats a token.
 
-    Raises SyncError where it is more than rounding explains, or where the trainer at half or twice the temperature is nearer.
+    Raises SyncError where it is more than rounding explains, or where the trainer is nearer at another temperature.
     """
     noise, most = _gap(groups, _logs(updater, groups)), NOISIEST[updater.policy.dtype]
     if not noise <= most:
