@@ -100,6 +100,18 @@ class Updater:
             done.append((batch, *self._micro_batch(batch, advantages_PG, sampler_BT, denominators)))
         return self._found(done, ranks)  # read at the end: until then the host runs ahead of a GPU
 
+    def logps(self, groups: list[Group]) -> TokenLogs:
+        """What a training pass finds for every token of all completions, through the same layers; no backward pass."""
+        self.policy.round_lora()
+        every, logs = [(p, row) for p, group in enumerate(groups) for row in range(len(group.completions))], {}
+        for rows in deal(groups, every, self.config.train.micro_batch_tokens, 1)[0]:
+            batch = MicroBatch.of(groups, rows, self.policy.device)
+            scored = self._score(batch)
+            logp, entropy = scored.logp_BT.tolist(), scored.entropy_BT.tolist()
+            for b, (row, n) in enumerate(zip(batch.rows, batch.mask_BT.sum(1).tolist(), strict=True)):
+                logs[row] = TokenLog(logp=logp[b][:n], entropy=entropy[b][:n])
+        return logs
+
     def _micro_batch(
         self, batch: MicroBatch, advantages_PG: torch.Tensor, sampler_BT: torch.Tensor, denominators: Denominators
     ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:

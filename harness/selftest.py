@@ -12,7 +12,7 @@ Three comparisons, each where rounding cannot hide a fault or look like one (ben
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -77,7 +77,7 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
                         f"on average; without a LoRA they do by {noise:.3g}, and another LoRA's would by {min(stales):.3g}")
     updater.noise = max(noise, *gaps)
     groups = _sample(sampler, prompts, seed)
-    check_parity(groups, _logs(updater, groups), policy.dtype, updater.noise)
+    check_parity(groups, updater.logps(groups), policy.dtype, updater.noise)
     return SelfTest(noise, max(gaps), min(stales), loudness, module)
 
 
@@ -86,7 +86,7 @@ def check_base(updater: Updater, groups: Sequence[Group]) -> float:
 
     Raises SyncError where it is more than rounding explains, or where the trainer is nearer at another temperature.
     """
-    noise, most = _gap(groups, _logs(updater, groups)), NOISIEST[updater.policy.dtype]
+    noise, most = _gap(groups, updater.logps(groups)), NOISIEST[updater.policy.dtype]
     if not noise <= most:
         raise SyncError(f"vLLM does not compute the base as the trainer does: without a LoRA their log-probs differ by "
                         f"{noise:.3g} nats on average; rounding explains {most} at most")
@@ -96,7 +96,7 @@ def check_base(updater: Updater, groups: Sequence[Group]) -> float:
             temperature = factor * config.rollout.temperature
             updater.config = config.model_copy(update={
                 "rollout": config.rollout.model_copy(update={"temperature": temperature})})
-            if _gap(groups, _logs(updater, groups)) < noise:
+            if _gap(groups, updater.logps(groups)) < noise:
                 raise SyncError(f"vLLM does not sample at rollout.temperature = {config.rollout.temperature}: its log-probs "
                                 f"differ by {noise:.3g} nats on average, and by less from the trainer's at {temperature}")
     finally:
@@ -162,9 +162,9 @@ def _served(
     """Sample with a LoRA. Returns how far vLLM is from the trainer with it, and would be if the trainer had the previous."""
     _serve(updater.policy, sampler, lora)
     groups = _sample(sampler, prompts, seed)
-    gap = _gap(groups, _logs(updater, groups))
+    gap = _gap(groups, updater.logps(groups))
     updater.policy.load_tensors(previous)
-    return gap, _gap(groups, _logs(updater, groups))
+    return gap, _gap(groups, updater.logps(groups))
 
 
 def _serve(policy: Policy, sampler: Sampler, lora: dict[str, torch.Tensor]) -> None:
@@ -175,15 +175,8 @@ def _serve(policy: Policy, sampler: Sampler, lora: dict[str, torch.Tensor]) -> N
 
 def _sample(sampler: Sampler, prompts: Sequence[Prompt], seed: int) -> list[Group]:
     sampled = sampler.sample(prompts, [seed + place for place in range(len(prompts))], COMPLETIONS, TOKENS)
-    return [Group(prompt, tuple(Completion(replace(sample, finish_reason="stop"), "", Score(0.0)) for sample in samples))
-            for prompt, samples in zip(prompts, sampled, strict=True)]  # "stop": those cut off are looked at too
-
-
-def _logs(updater: Updater, groups: list[Group]) -> TokenLogs:
-    """What a training pass finds for every token. Its gradient is dropped."""
-    _, logs = updater.accumulate(groups, torch.ones(len(groups), len(groups[0].completions)))
-    updater.optimizer.zero_grad(set_to_none=True)
-    return logs
+    return [Group(prompt, tuple(Completion(sample, "", Score(0.0)) for sample in samples))
+            for prompt, samples in zip(prompts, sampled, strict=True)]
 
 
 def _gap(groups: list[Group], logs: TokenLogs) -> float:

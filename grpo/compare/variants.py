@@ -47,9 +47,7 @@ def sampled_logps(batch: Batch) -> LogpOld:
     """log pi_old of every token, those of groups without a signal too. Raises SyncError where the record has others."""
     config = batch.config.model_copy(update={"algorithm": Algorithm()})
     updater = Updater(batch.policy, config)
-    ones_PG = torch.ones(len(batch.groups), len(batch.groups[0].completions))
-    _, logs = updater.accumulate(batch.groups, ones_PG)
-    updater.optimizer.zero_grad(set_to_none=True)
+    logs = updater.logps(batch.groups)
     check_parity(batch.groups, logs, batch.policy.dtype, batch.noise)
     return {row: log.logp for row, log in logs.items()}
 
