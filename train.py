@@ -12,7 +12,7 @@ from grpo.config import load
 from grpo.types import Aborted, UserError
 from harness.preflight import missing
 from harness.schema import validated
-from harness.signals import Interrupted, listen
+from harness.signals import Interrupted, deferred, listen
 from harness.startup import Startup
 from harness.tasks import load_class
 from speed.ranks import ALONE, RankLostError, Ranks
@@ -73,7 +73,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     startup = Startup(ranks.first)
     with ranks.first_ahead(), startup("the task"):  # who asks an API keeps its answers
         task = task_class(settings, seed=config.run.seed)
-    with startup("reading torch, transformers and vLLM"):
+    with startup("reading torch, transformers and vLLM"), deferred():  # an import that is broken off breaks what imports it
         from grpo.trainer import train
 
     table = train(config, task, resume and started, args.allow_change, ranks, startup)
