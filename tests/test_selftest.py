@@ -69,7 +69,7 @@ def test_log_probs_alone_catch_it_too(loop, monkeypatch, fault):
         fault(loop, broken)
         broken.setattr(harness.selftest, "check_served", lambda *_: None)
         broken.setattr(harness.selftest, "check_modules", lambda *_: 0.0)
-        with pytest.raises(SyncError, match="log-probs differ|does not sample at"):
+        with pytest.raises(SyncError, match=r"log-probs differ|does not sample at"):
             loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
 
