@@ -110,6 +110,7 @@ class Updater:
             logp, entropy = scored.logp_BT.tolist(), scored.entropy_BT.tolist()
             for b, (row, n) in enumerate(zip(batch.rows, batch.mask_BT.sum(1).tolist(), strict=True)):
                 logs[row] = TokenLog(logp=logp[b][:n], entropy=entropy[b][:n])
+            del scored  # and its graph, before the next one is made
         return logs
 
     def _micro_batch(

@@ -48,7 +48,7 @@ class SelfTest:
 
 
 def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], seed: int = 0) -> SelfTest:
-    """Swap LoRAs in and compare. Leaves policy and engine as they were, and tells the updater the noise.
+    """Swap LoRAs in and compare. Leaves policy and engine as they were, if all is well, and tells the updater the noise.
 
     The second LoRA meets a prefix cache that was filled under the first. Raises SyncError where vLLM is not the trainer.
     """
@@ -71,7 +71,7 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
         gaps, stales = zip((gap, stale), _served(updater, sampler, prompts, second, first, seed + 2000), strict=True)
     finally:
         policy.load_tensors(kept)
-        sampler.swap_lora(policy.lora())
+    sampler.swap_lora(policy.lora())  # not where it failed: what was found is to be told, and no error of this
     if not max(gaps) < max(MARGIN * min(stales), 2 * noise):
         raise SyncError(f"vLLM does not serve the policy's LoRA: its log-probs differ from the trainer's by {max(gaps):.3g} "
                         f"on average; without a LoRA they do by {noise:.3g}, and another LoRA's would by {min(stales):.3g}")
