@@ -11,11 +11,15 @@ import argparse
 import json
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
 from typing import Any
+
+from grpo.config import load
+from harness.files import write_text
 
 LRS, RANKS = (5e-6, 2e-5, 1e-4, 4e-4), (1, 8, 32)
 LAST = 10  # steps: sampled reward is the mean over so many at the end
@@ -27,7 +31,8 @@ def run(config: str, overrides: list[str], folder: Path, lr: float, rank: int, l
     words = ["train.py", config, f"run.dir={folder}", f"optim.lr={lr}", f"lora.rank={rank}", f"lora.alpha={2 * rank}",
              *overrides]
     record: dict[str, Any] = {"lr": lr, "rank": rank, "command": "python " + " ".join(words).replace(str(folder), "RUN")}
-    if not (folder / "adapter").is_dir():
+    wanted = load(config, words[2:])
+    if not (folder / "adapter").is_dir() or load(folder / "config.yaml") != wanted:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with folder.with_suffix(".log").open("w") as log:
             try:
@@ -35,7 +40,9 @@ def run(config: str, overrides: list[str], folder: Path, lr: float, rank: int, l
             except subprocess.TimeoutExpired:
                 code = "time is up"
         if code:
-            record["error"] = f"{code}: {Path(log.name).read_text(errors='replace')[-300:]}"
+            printed = Path(log.name).read_text(errors="replace").splitlines()
+            said = [line for line in printed if line.startswith(("error:", "stopped:"))]
+            record["error"] = f"{code}: {said[-1] if said else 'see its log'}"
     metrics = folder / "metrics.jsonl"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
     record["rewards"] = {kind.removeprefix("reward/"): [round(line[kind], 4) for line in lines if line.get(kind) is not None]
@@ -93,7 +100,7 @@ def main(words: list[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.lr_rank", description=__doc__.splitlines()[0])
     parser.add_argument("config")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--runs", type=Path, default=Path("runs/lr_rank"), help="where the runs go")
+    parser.add_argument("--runs", type=Path, help="where the runs go (default: runs/lr_rank/CONFIG)")
     parser.add_argument("--kind", default="overall", help="the kind of problem that is reported")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--apart", type=float, default=20, help="seconds between two starts on one GPU")
@@ -101,6 +108,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--draw", action="store_true")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value")
     args = parser.parse_intermixed_args(words)
+    runs = args.runs or Path("runs/lr_rank") / Path(args.config).stem
     if not args.draw:
         import torch
 
@@ -108,11 +116,14 @@ def main(words: list[str]) -> None:
         found: dict[str, Any] = {"config": args.config, "kind": args.kind, "device": device, "at_once": args.at_once,
                                  "runs": []}
 
+        writing = threading.Lock()
+
         def one(place: int, lr: float, rank: int) -> None:
             time.sleep(args.apart * place if place < args.at_once else 0)
-            record = run(args.config, args.overrides, args.runs / f"lr{lr:g}_rank{rank}", lr, rank, args.limit)
-            found["runs"].append(record)
-            args.out.write_text(json.dumps(found) + "\n")
+            record = run(args.config, args.overrides, runs / f"lr{lr:g}_rank{rank}", lr, rank, args.limit)
+            with writing:
+                found["runs"].append(record)
+                write_text(args.out, json.dumps(found) + "\n")
             print(lr, rank, reached(record, args.kind), record.get("error", ""), flush=True)
 
         with ThreadPoolExecutor(args.at_once) as pool:

@@ -35,6 +35,7 @@ FAULTS = (swap_faults.stale_cache, swap_faults.unswapped, swap_faults.wrong_keys
           swap_faults.one_module, swap_faults.one_module_ignores_its_lora, swap_faults.wrong_scale, swap_faults.transposed,
           swap_faults.exchanged, swap_faults.temperature)
 PROMPTS = 4
+SAYS = {None: "", "modules": "does not compute", "log_probs": "log-probs differ"}  # what each comparison's message has
 
 
 def stopped(loop: SimpleNamespace, seed: int, fault: Callable | None = None, only: str | None = None) -> str | None:
@@ -50,7 +51,7 @@ def stopped(loop: SimpleNamespace, seed: int, fault: Callable | None = None, onl
                 broken.setattr(harness.selftest, "check_modules", lambda *_: 0.0)
             loop.found = self_test(loop.sampler, loop.updater, prompts, 10_000 * seed)
     except SyncError as error:
-        return None if only == "modules" and "does not compute" not in str(error) else str(error)
+        return str(error) if SAYS[only] in str(error) else None
     finally:
         loop.sampler.swap_lora(loop.policy.lora())
     return None

@@ -34,7 +34,7 @@ from harness.parity import SyncError, bound
 from harness.records import Clock, RunLog, shown
 from harness.selftest import check_served, self_test
 from harness.signals import Interrupted, deferred, ignore
-from harness.startup import Startup
+from harness.startup import QUIET, Startup
 from speed.ranks import ALONE, RankLostError, Ranks
 
 
@@ -46,19 +46,18 @@ class Trainer:
 
     def __init__(
         self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE,
-        startup: Startup | None = None
+        startup: Startup = QUIET
     ):
         """Start vLLM, put the policy on its weights, restore it from the newest checkpoint, and prove that the two agree."""
         self.config, self.task, self.folder, self.ranks = config, task, Path(config.run.dir), ranks
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
-        startup = startup or Startup(ranks.first)
         chat = Chat(config.model, pick_device(config.model))
         self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
         tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
         self.identity = Identity.of(task, [*tokens, chat.stop_ids])
-        if found:  # refused before the engine starts, which takes a minute or two at 8B
+        if found:  # refused before the engine starts, which takes a while
             checkpoint.check(found[0], config, self.identity, allowed)
         check_base(chat, config.model, config.lora)
         with ranks.in_turn(), startup("vLLM: weights, memory, CUDA graphs"):
@@ -95,8 +94,8 @@ class Trainer:
         said += [self.policy.held, needs, str(check), "parity: log-probs that differ by more than "
                  f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats over 1,000 tokens of a prompt stop the run"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
-        self.giving_up = GivingUp(config.run.give_up_after)
-        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]), str(startup))
+        self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)
+        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
         ranks.taken()  # starting does not count
 
     def say(self, *lines: str) -> None:
@@ -128,7 +127,8 @@ class Trainer:
                                      **ranks.taken(), **memory_metrics(self.policy.device)})
                 self.say(*(f"step {step}: {line}" for line in lines))
             self.done = step
-            self.giving_up.check(groups, self.updater.stepped, self.evaluations.base())
+        if step < config.run.steps:  # else all that is left is to measure
+            self.giving_up.check(groups, advantages_PG, self.evaluations.base())
 
     def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
         """Keep the batch that stopped the run. Returns what to do with it, in words."""
@@ -197,7 +197,7 @@ class Trainer:
 
 def train(
     config: Config, task: Task, resume: bool, allowed: Collection[str] = (), ranks: Ranks = ALONE,
-    startup: Startup | None = None
+    startup: Startup = QUIET
 ) -> Evaluations:
     """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory.
 
@@ -207,7 +207,9 @@ def train(
     with writable(Path(config.run.dir), "checkpoints there are whole; make room, then go on with --resume"):
         run = Trainer(config, task, resume, allowed, ranks, startup)
         try:
-            run.measure()
+            with startup("the first evaluation"):
+                run.measure()
+            run.say(str(startup))
             for step in range(run.done + 1, config.run.steps + 1):
                 run.step(step)
                 run.measure()

@@ -99,7 +99,7 @@ def new_directory(final: Path) -> Iterator[Path]:
     """
     part = final.with_name(f".{final.name}.part")
     try:
-        for left_by_a_kill in final.parent.glob(".*.part"):
+        for left_by_a_kill in final.parent.glob(f".{final.name.partition('-')[0]}*.part"):  # another step's too
             if left_by_a_kill.is_dir():
                 shutil.rmtree(left_by_a_kill)
             else:

@@ -11,7 +11,7 @@ PATIENCE = 5.0  # seconds
 
 
 class Startup:
-    """The phases of a start: `with startup("starting vLLM"): ...`. The first began with the process."""
+    """The phases of a start: `with startup("starting vLLM"): ...`."""
 
     def __init__(self, tells: bool = True):
         """tells: whether this process prints; several ranks start alike."""
@@ -36,3 +36,6 @@ class Startup:
         whole = time.time() - psutil.Process().create_time()
         parts = [f"{what} {seconds:.0f}" for what, seconds in self._phases.items() if seconds >= 1]
         return f"started in {whole:.0f} s" + (f": {', '.join(parts)}" if parts else "")
+
+
+QUIET = Startup(tells=False)

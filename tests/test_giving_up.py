@@ -1,7 +1,12 @@
 """A run that no step teaches anything stops, and says what to change; one that is right throughout goes on."""
 
-import pytest
+import json
+import threading
 
+import pytest
+import torch
+
+from grpo.advantage import ADVANTAGES
 from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score
 from harness.giving_up import GivingUp, NoSignalError
 from harness.startup import Startup
@@ -18,11 +23,15 @@ def group(*rewards: float, text: str = "no idea", finish: str = "stop", unparsed
 WRONG, RIGHT, MIXED = group(0.0, 0.0), group(1.0, 1.0), group(0.0, 1.0)
 
 
+def advantages(groups: list[Group]) -> torch.Tensor:
+    return ADVANTAGES["centred"](torch.tensor([[c.score.reward for c in group.completions] for group in groups]))
+
+
 def steps_until_it_stops(steps: list[list[Group]], trained: bool = False, after: int = 3) -> int | None:
-    guard = GivingUp(after)
+    guard = GivingUp(after, trained)
     for number, groups in enumerate(steps, 1):
         try:
-            guard.check(groups, trained, 0.0)
+            guard.check(groups, advantages(groups), 0.0)
         except NoSignalError:
             return number
     return None
@@ -39,18 +48,32 @@ def test_a_run_that_has_learned_is_stopped_only_where_all_is_wrong():
     assert steps_until_it_stops([[RIGHT, WRONG]] * 9) == 3  # it cannot start: what is not right is never right
     assert steps_until_it_stops([[RIGHT, WRONG]] * 9, trained=True) is None  # it has solved all but a few
     assert steps_until_it_stops([[WRONG, WRONG]] * 9, trained=True) == 3  # it has collapsed
+    assert steps_until_it_stops([[MIXED, RIGHT]] + [[RIGHT, WRONG]] * 9) is None  # the same, seen by itself
     assert steps_until_it_stops([[RIGHT, RIGHT]] * 9) is None  # nothing is left to learn
 
 
+def test_a_penalty_on_length_is_a_signal_too():
+    """`overlong: penalised` takes off what the task's rewards do not show."""
+    guard = GivingUp(1, started=False)
+    guard.check([WRONG], torch.tensor([[0.5, -0.5]]), None)
+    with pytest.raises(NoSignalError):
+        guard.check([WRONG], torch.zeros(1, 2), None)
+
+
+def test_a_run_that_fell_apart_is_told_so():
+    with pytest.raises(NoSignalError, match="it had learned and fell apart"):
+        GivingUp(1, started=True).check([WRONG], torch.zeros(1, 2), 0.5)
+
+
 def test_the_message_is_one_line_that_says_what_was_seen_and_what_to_change():
-    guard = GivingUp(2)
+    guard = GivingUp(2, started=False)
     cut = [group(0.0, 0.0, text="Let me see.\nFirst", finish="length", unparsed=True), WRONG]
-    guard.check(cut, False, 0.125)
+    guard.check(cut, advantages(cut), 0.125)
     with pytest.raises(Aborted) as stop:
-        guard.check(cut, False, 0.125)
+        guard.check(cut, advantages(cut), 0.125)
     assert str(stop.value) == (
         "no group had a signal for 2 steps (run.give_up_after): 0 of 8 completions were right, 50% gave no answer, 50% were "
-        "cut off; the base's accuracy is 12.5%; the first read 'Let me see.\\\\nFirst' and 'Let me see.\\\\nFirst'; raise "
+        "cut off; the base's accuracy is 12.5%; the first read 'Let me see.\\nFirst' and 'Let me see.\\nFirst'; raise "
         "rollout.max_new_tokens, give easier problems, another base, or a larger rollout.group_size")
 
 
@@ -63,22 +86,22 @@ def test_a_run_that_cannot_start_stops_and_can_be_resumed(tmp_path):
     assert "stopped: no group had a signal for 3 steps (run.give_up_after): 0 of 24 completions were right, " in done.stderr
     assert "Traceback" not in done.stderr
     assert "100% were cut off" in done.stderr
+    before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     resumed = run_train(*settings, "run.give_up_after=0", "--resume")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
-    assert "step 3" not in resumed.stdout.split("self-test")[0]
+    after = (tmp_path / "run" / "metrics.jsonl").read_bytes()
+    assert after.startswith(before)  # it goes on from the step that it stopped at
+    assert [json.loads(line)["step"] for line in after.splitlines()] == [1, 2, 3, 4, 5]
 
 
-def test_a_long_phase_is_named_while_it_lasts_and_summed_up_at_the_end(monkeypatch, capsys):
-    import threading
-
+def test_a_long_phase_is_named_while_it_lasts_and_summed_up_at_the_end(monkeypatch):
     monkeypatch.setattr("harness.startup.PATIENCE", 0.0)
-    shown, startup = threading.Event(), Startup()
-    monkeypatch.setattr("builtins.print", lambda text, **_: (capsys.disabled, shown.set(), said.append(text)))
-    said: list[str] = []
+    shown, said, startup = threading.Event(), [], Startup()
+    monkeypatch.setattr("builtins.print", lambda text, **_: (said.append(text), shown.set()))
     with startup("waiting for the test"):
         assert shown.wait(30)
-    assert said == ["waiting for the test ..."]
     monkeypatch.undo()
+    assert said == ["waiting for the test ..."]
     startup._phases = {"vLLM": 12.4, "short": 0.4}
     assert str(startup).startswith("started in ")
     assert str(startup).endswith(" s: vLLM 12")

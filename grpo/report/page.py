@@ -106,7 +106,7 @@ def _figures(run: Run) -> list[list[str]]:
         steps, kept = run.evaluation.steps, run.evaluation.kept
         after = next((table for table in steps if table.get("step") == kept), steps[-1])
         ends = [table.get("overall") for table in (steps[0], after)]
-        if None not in ends:
+        if None not in ends and after is not steps[0]:  # an unfinished run has the first alone
             figures.append(["greedy test accuracy, before and after", " → ".join(f"{end:.1%}" for end in ends)])
         if kept is not None:
             figures.append(["step whose LoRA is kept", f"{kept:,}"])
