@@ -58,7 +58,7 @@ class Trainer:
         tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
         self.identity = Identity.of(task, [*tokens, chat.stop_ids])
         if found:  # refused before the engine starts, which takes a while
-            checkpoint.check(found[0], config, self.identity, allowed)
+            state = checkpoint.check(found[0], config, self.identity, allowed)
         check_base(chat, config.model, config.lora)
         with ranks.in_turn(), startup("vLLM: weights, memory, CUDA graphs"):
             self.sampler = Sampler(chat, config, context)
@@ -83,7 +83,10 @@ class Trainer:
         self.updater.noise = max(ranks.gather(self.updater.noise, float))
         said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
         ranks.meet()  # an earlier run, which may lie there, is out of the way
-        self.evaluations = Evaluations(self.folder / "evaluation.json", task.references, self.done + 1, ranks.first)
+        others = bool(found) and (state["data"], state["base"]) != (self.identity.data, self.identity.base)
+        said += ["data or base are not what they were: what was measured before is dropped"] if others else []
+        self.evaluations = Evaluations(
+            self.folder / "evaluation.json", task.references, 0 if others else self.done + 1, ranks.first)
         self.evaluations.rows = ranks.gather(self.evaluations.rows, dict[str, list[dict[str, int | float]]])[0]
         self.best = KEEP[config.eval.keep](self.folder, ranks.first)
         said += self.best.restore(self.done, self.evaluations.rows["validation"], self.policy) if ranks.first else []

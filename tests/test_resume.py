@@ -57,6 +57,9 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     assert done.returncode == 0, done.stderr[-3000:]
     assert "run.steps was 20: the learning rate of step 20 is " in done.stdout
     assert (run / "checkpoints" / "step-00021").is_dir()
+    assert "data or base are not what they were: what was measured before is dropped" in done.stdout
+    evaluation = json.loads((run / "evaluation.json").read_text())
+    assert [[row["step"] for row in evaluation[split]] for split in ("validation", "steps")] == [[21], [21]]
     state = json.loads((run / "checkpoints" / "step-00021" / "state.json").read_text())
     assert state["config"]["task"]["test"] == 39
     assert state["base"] != json.loads((toy[0] / "checkpoints" / "step-00020" / "state.json").read_text())["base"]
