@@ -70,7 +70,7 @@ def start_lightly() -> None:
     """Spare vLLM's start what is of no use here. Before LLM() is made.
 
     It would import itself a second time in a process of its own, to ask the model's class what it can do without starting
-    CUDA: 21 s, cold. And on a GPU it would compile kernels for top-k, top-p and the like, which no sample here needs: 15 s.
+    CUDA: 21 s, cold. And on a GPU it would compile kernels for top-k, top-p and the like, which no sample here needs: 16 s.
     """
     from vllm.model_executor.models import registry
 

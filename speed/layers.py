@@ -16,7 +16,8 @@ def prepare_layers(decoder: nn.Module, compiled: bool, recomputed: int) -> None:
     epsilon, stay constants in it: as inputs they would be tensors on the CPU, and a C++ compiler would be asked what the
     CPU can do, for 54 s.
     """
-    torch._dynamo.config.specialize_float = True
+    if compiled:  # else what compiles is not even imported
+        torch._dynamo.config.specialize_float = True
     for place, layer in enumerate(decoder.layers):
         run = type(layer).forward.__get__(layer)
         run = torch.compile(run, dynamic=True) if compiled else run
