@@ -34,11 +34,14 @@ def run(config: str, overrides: list[str], folder: Path, lr: float, rank: int, l
     wanted = load(config, words[2:])
     if not (folder / "adapter").is_dir() or load(folder / "config.yaml") != wanted:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with folder.with_suffix(".log").open("w") as log:
-            try:
-                code = subprocess.run([sys.executable, *words], stdout=log, stderr=log, timeout=limit).returncode
-            except subprocess.TimeoutExpired:
-                code = "time is up"
+        for _ in range(2):  # a start can fail as another run gives memory back while vLLM measures what is free
+            with folder.with_name(f"{folder.name}.log").open("w") as log:
+                try:
+                    code = subprocess.run([sys.executable, *words], stdout=log, stderr=log, timeout=limit).returncode
+                except subprocess.TimeoutExpired:
+                    code = "time is up"
+            if not code or (folder / "metrics.jsonl").is_file():
+                break
         if code:
             printed = Path(log.name).read_text(errors="replace").splitlines()
             said = [line for line in printed if line.startswith(("error:", "stopped:"))]
@@ -89,9 +92,10 @@ def draw(found: dict[str, Any], path: Path) -> None:
             axis.plot(range(1, len(smooth) + 1), smooth, color=COLOURS[record["rank"]], label=f"rank {record['rank']}")
         axis.set(title=f"lr {lr:.0e}", xlabel="step", ylim=(0, 1))
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"sampled reward, {found['kind']}, mean of 5 steps")
-    axes[-1].legend(frameon=False, loc="lower right")
-    figure.suptitle(f"{found['config']}, {found['device']}, one seed", fontsize=10)
+    axes[0].set_ylabel("sampled reward")
+    axes[0].legend(frameon=False, loc="upper left")
+    figure.suptitle(f"{found['config']}, {found['device']}, one seed; reward of {found['kind']} problems, mean of 5 steps",
+                    fontsize=10)
     figure.savefig(path, dpi=100)
 
 

@@ -124,7 +124,7 @@ Decay = Annotated[float, Field(ge=0, lt=1)]
 class Optim(Section):
     """AdamW with 8-bit moments."""
 
-    lr: float = Field(5e-6, gt=0, description="peak learning rate")
+    lr: float = Field(1e-4, gt=0, description="peak learning rate; docs/lr_and_rank.md has a sweep")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps over which lr rises linearly")
     decay: Literal["constant", "linear"] = Field("constant", description="lr after the warm-up")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's")

@@ -93,6 +93,11 @@ class Sampler:
                     "Free memory", "available memory", "KV cache", "cache blocks")):
                 raise
             raise does_not_fit(error, config, on_gpu) from None
+        except AssertionError as error:
+            if "memory profiling" not in str(error):
+                raise
+            raise UserError("another process gave memory of this GPU back while vLLM measured what is free; start again, "
+                            "and processes that share a GPU one after the other") from None
         except SafetensorError as error:
             raise UserError(f"model.path = {chat.path}: weights that cannot be read ({error}); copy them anew") from None
         if not on_gpu:
