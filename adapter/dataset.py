@@ -24,6 +24,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from adapter.commands import add_api_options, given, run, settings_from
 from adapter.parse import parse_number
+from adapter.prompt import EXAMPLES
 from adapter.settings import Settings, make_notation, make_range, make_upstream
 from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
 from grpo.types import UserError
@@ -65,12 +66,14 @@ class Splits(NamedTuple, Generic[T]):
 def build(seed: int, sizes: Splits[int], within: Range, notation: Notation, upstream: Upstream) -> Splits[list[Row]]:
     """The rows of each split, so many, custom and standard in turn. The seed fixes them.
 
-    No expression is in two splits, in either notation. Raises ValueError where the range holds too few.
+    No expression is in two splits, in either notation, nor in any where the prompts show it as an example. Raises ValueError
+    where the range holds too few.
     """
     rng = random.Random(f"dataset/{seed}")
-    test = draw_many(rng, within, sizes.test, frozenset())
-    train = draw_many(rng, within, sizes.train, frozenset(test))
-    validation = draw_many(rng, within, sizes.validation, frozenset(test + train))  # last: its size changes no other split
+    test = draw_many(rng, within, sizes.test, frozenset(EXAMPLES))
+    train = draw_many(rng, within, sizes.train, frozenset([*EXAMPLES, *test]))
+    avoid = frozenset([*EXAMPLES, *test, *train])
+    validation = draw_many(rng, within, sizes.validation, avoid)  # last: its size changes no other split
     questions = Splits(*([_question(expression, i % 2 == 0, notation) for i, expression in enumerate(expressions)]
                          for expressions in (train, validation, test)))
     answers = iter(upstream.answers([question for split in questions for question in split]))

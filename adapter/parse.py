@@ -1,7 +1,8 @@
 """A completion's final answer: the content of its last well-formed \\boxed{}, as data.
 
 A box is well-formed when braces close it with no brace inside; of nested boxes that is the innermost. The last one
-counts, whatever it holds: a completion that ends in \\boxed{I give up} has not answered with an earlier number.
+counts, whatever it holds: a completion that ends in \\boxed{I give up} has not answered with an earlier number. Nor has
+one that ends in \\boxed{55/11}: the division is a part of the question, and is not done here.
 """
 
 import re
@@ -71,6 +72,12 @@ def in_short(answer: Answer) -> str | None:
 
 
 def parse_number(text: str) -> Fraction | None:
-    """An integer, decimal or fraction in ASCII digits ("−" passes for "-"), or None."""
+    """An integer, a decimal, or a fraction in lowest terms that is no integer, in ASCII digits; or None.
+
+    "−" passes for "-".
+    """
     plain = text.strip().replace("−", "-")
-    return Fraction(plain) if _NUMBER.fullmatch(plain) else None
+    if not _NUMBER.fullmatch(plain):
+        return None
+    value, (_, slash, denominator) = Fraction(plain), plain.partition("/")
+    return None if slash and not 1 < value.denominator == int(denominator) else value

@@ -15,11 +15,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adapter.parse import Agree, Answer, Unparsed, boxes_in, final_answer
-from symbols.expression import Notation, Op
+from symbols.expression import STANDARD, Expression, Notation, Op, evaluate, render
 
 Condition = Literal["vague", "explicit", "explicit_no_correct", "none_no_correct"]
 Message = dict[str, str]
 
+EXAMPLES = {  # with the API's answers; a prompt gives them away, so that they are no problems
+    Expression((3, 4), (Op.ADD,)): "7",
+    Expression((10, 3), (Op.SUB,)): "5",
+    Expression((2, 6), (Op.MUL,)): "none",
+}
 _NAMES = {Op.ADD: "addition", Op.SUB: "subtraction", Op.MUL: "multiplication", Op.DIV: "division"}
 
 
@@ -74,12 +79,11 @@ class PromptText:
         return "The symbols: " + ", ".join(f"{sign} is {_NAMES[op]}" for sign, op in self.notation.items()) + "."
 
     def _examples(self) -> list[str]:
-        sign = {op: s for s, op in self.notation.items()}
-        if self.condition == "none_no_correct":
-            sign = {op: op.value for op in Op}
-        agree = "CORRECT" if self.may_agree else "7"
-        return [f"3 {sign[Op.ADD]} 4 | API answer: 7 -> \\boxed{{{agree}}}",
-                f"10 {sign[Op.SUB]} 3 | API answer: 5 -> \\boxed{{7}}",
-                f"2 {sign[Op.MUL]} 6 | API answer: none -> \\boxed{{12}}"]
+        notation = STANDARD if self.condition == "none_no_correct" else self.notation
+        return [f"{question(render(expression, notation), api)} \\boxed{{{self._box(str(evaluate(expression)), api)}}}"
+                for expression, api in EXAMPLES.items()]
+
+    def _box(self, truth: str, api_answer: str) -> str:
+        return "CORRECT" if self.may_agree and api_answer == truth else truth
 
 

@@ -33,6 +33,11 @@ def symbol_task(**settings) -> SymbolTask:
     (r"\boxed{-1006}", Override(Fraction(-1006))),
     (r"\boxed{−7}", Override(Fraction(-7))),
     (r"\boxed{ 7/2 }", Override(Fraction(7, 2))),
+    (r"\boxed{-7/2}", Override(Fraction(-7, 2))),
+    (r"\boxed{55/11}", Unparsed("no number")),  # 55 β 11 with nothing divided
+    (r"\boxed{14/4}", Unparsed("no number")),
+    (r"\boxed{5/1}", Unparsed("no number")),
+    (r"\boxed{0/5}", Unparsed("no number")),
     (r"\boxed{27.0}", Override(Fraction(27))),
     (r"\boxed{CORRECT}", Agree()),
     (r"\boxed{5} or rather \boxed{6}", Override(Fraction(6))),  # two answers: the last counts
@@ -91,6 +96,7 @@ def test_reward_by_hand():
     assert reward(Agree(), "7", Fraction(7)) == 1.0
     assert reward(Agree(), "8", Fraction(7)) == 0.0
     assert reward(Agree(), "none", Fraction(7)) == 0.0
+    assert reward(Agree(), "14/2", Fraction(7)) == 0.0
     assert reward(Override(Fraction(7)), "8", Fraction(7)) == 1.0
     assert reward(Override(Fraction(8)), "7", Fraction(7)) == 0.0
     assert reward(Unparsed("no box"), "7", Fraction(7)) == 0.0
@@ -133,6 +139,15 @@ def test_splits_are_disjoint_where_the_range_holds_little_more():
     assert len(set(meant)) == len(meant) == 80
 
 
+def test_what_the_prompts_show_as_an_example_is_no_problem():
+    least = Range((1, 12), (2, 2), 999)  # some four hundred
+    splits = build(0, Splits(200, 60, 60), least, GREEK, SimulatedUpstream(0))
+    shown = PromptText("none_no_correct", GREEK).preamble() + PromptText("vague", GREEK).preamble()
+    assert "\n3 + 4 | API answer" in shown
+    assert "\n3 θ 4 | API answer" in shown
+    assert [r.expression for rows in splits for r in rows if f"\n{r.expression} | API answer" in shown] == []
+
+
 def test_the_data_set_is_seeded_halved_disjoint_and_true():
     train, validation, test = splits = build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
     assert splits == build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
@@ -166,7 +181,7 @@ def test_correct_is_no_answer_where_the_prompt_does_not_offer_it():
 
 @pytest.mark.parametrize(("text", "answer", "answers"), [
     (r"\boxed{CORRECT}", "CORRECT", 1),
-    (r"\boxed{27.0}", "27", 1), (r"\boxed{14/4}", "7/2", 1), (r"\boxed{−7}", "-7", 1),  # one number, one text
+    (r"\boxed{27.0}", "27", 1), (r"\boxed{7/2}", "7/2", 1), (r"\boxed{−7}", "-7", 1),  # one number, one text
     (r"\boxed{5} or \boxed{6}", "6", 2),
     (r"\boxed{CORRECT} \boxed{3} \boxed{CORRECT}", "CORRECT", 3),
     (r"\boxed{5} \boxed{dunno}", None, 2),

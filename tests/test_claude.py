@@ -231,6 +231,6 @@ ClaudeUpstream("anthropic", {claude.model!r}, Path({str(claude.store)!r}), agree
 
 @pytest.mark.parametrize(("text", "number"), [
     ("27", "27"), (" -1,006. ", "-1006"), ("1,234,567", "1234567"), ("3.5", "7/2"), ("none", "none"), ("", "none"),
-    ("The answer is 27", "none"), ("1,2", "none"), ("٣", "none")])
+    ("The answer is 27", "none"), ("1,2", "none"), ("٣", "none"), ("55/11", "none"), ("7/2.", "7/2")])
 def test_answers_by_hand(text, number):
     assert number_in(text) == number
