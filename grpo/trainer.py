@@ -94,7 +94,7 @@ class Trainer:
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps)
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
-        said += [self.policy.held, needs, str(check), "parity: log-probs that differ by more than "
+        said += [self.policy.held, *needs, str(check), "parity: log-probs that differ by more than "
                  f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats over 1,000 tokens of a prompt stop the run"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
         self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)

@@ -19,7 +19,7 @@ from grpo.policy import Policy
 from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
 from harness.parity import check_parity
 from speed.layers import WORTH_COMPILING, prepare_layers
-from speed.micro_batches import deal
+from speed.micro_batches import deal, split
 from speed.ranks import ALONE, Ranks
 
 LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
@@ -104,7 +104,7 @@ class Updater:
         """What a training pass finds for every token of all completions, through the same layers; no backward pass."""
         self.policy.round_lora()
         every, logs = [(p, row) for p, group in enumerate(groups) for row in range(len(group.completions))], {}
-        for rows in deal(groups, every, self.config.train.micro_batch_tokens, 1)[0]:
+        for rows in split(groups, every, self.config.train.micro_batch_tokens):
             batch = MicroBatch.of(groups, rows, self.policy.device)
             scored = self._score(batch)
             logp, entropy = scored.logp_BT.tolist(), scored.entropy_BT.tolist()

@@ -22,11 +22,12 @@ PASSING = 0.12  # of the activations, for what lives for a moment; seen on an H2
 PROBES: list[Shape] = [[[8, 8]], [[40, 40]]]
 
 
-def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, int]) -> str:
+def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, int]) -> list[str]:
     """Run the training pass at its largest, on the longest prompt. Nothing is trained.
 
-    engine: bytes of vLLM's weights and KV cache. Returns a line that says what takes what. With `train.recompute_layers`
-    = -1, as few layers as need be keep no activations. Raises UserError where it does not fit.
+    engine: bytes of vLLM's weights and KV cache. Returns a line that says what takes what, and one where prompts fill the
+    micro-batches. With `train.recompute_layers` = -1, as few layers as need be keep no activations. Raises UserError where
+    it does not fit.
     """
     config, policy = updater.config, updater.policy
     prompt = max(prompts, key=lambda p: len(p.token_ids))
@@ -58,7 +59,22 @@ def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, i
     sizes |= {"activations": measured[0], "passing buffers": PASSING * measured[0]}
     said = (f"; {recomputed} of {layers} layers keep none and run twice, which a lower train.micro_batch_tokens may spare"
             if recomputed else "")
-    return f"memory: {_listed(held)}; a training pass takes up to {_listed(sizes)}, of {free / GIB:.2f} GiB free{said}"
+    return [f"memory: {_listed(held)}; a training pass takes up to {_listed(sizes)}, of {free / GIB:.2f} GiB free{said}",
+            *read_again(config, prompts)]
+
+
+def read_again(config: "Config", prompts: Sequence[Prompt]) -> list[str]:
+    """A line where prompts fill the micro-batches, so that groups of full completions read half as much again, or more."""
+    rollout, budget, lengths = config.rollout, config.train.micro_batch_tokens, [len(p.token_ids) for p in prompts]
+    parts = [math.ceil(rollout.group_size / max(1, (budget - length) // rollout.max_new_tokens)) for length in lengths]
+    sampled = rollout.group_size * rollout.max_new_tokens
+    once = sum(length + sampled for length in lengths)
+    read = sum(n * length + sampled for n, length in zip(parts, lengths, strict=True))
+    if read < 1.5 * once:
+        return []
+    return [f"train.micro_batch_tokens = {budget}: prompts of up to {max(lengths)} tokens fill it, and are read up to "
+            f"{max(parts)} times each: training reads up to {read / once:.1f} times as many tokens as it must; raise it, as "
+            f"far as memory allows, to {max(lengths) + sampled} at most, which holds a group"]
 
 
 def largest_shape(config: "Config", prompt: Prompt) -> Shape:

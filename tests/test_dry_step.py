@@ -113,7 +113,7 @@ def test_no_micro_batch_reads_more_than_the_largest_shape(budget, length, length
 def test_it_trains_nothing(policy, prompts):
     updater = Updater(policy, tiny_config(*SMALL))
     before = {name: p.detach().clone() for name, p in policy.parameters.items()}
-    line = dry_step(updater, prompts, ENGINE)
+    line, _ = dry_step(updater, prompts, ENGINE)
     assert re.fullmatch(r"memory: base and LoRA 0\.01 GiB, vLLM's weights 2\.00 GiB, KV cache 1\.00 GiB; a training pass "
                         r"takes up to activations 0\.0[1-3] GiB, passing buffers 0\.00 GiB, logits 0\.00 GiB, "
                         r"gradients and optimizer 0\.00 GiB, of [\d.]+ GiB free", line)
@@ -148,7 +148,7 @@ def test_layers_run_twice_where_memory_asks_for_it_and_no_more(policy, prompts, 
     layers = []
     for share in (1.05, 0.9, 0.7):
         leave(monkeypatch, policy, prompts, share)
-        line = dry_step(Updater(policy, tiny_config(*ONE_GROUP)), prompts, ENGINE)
+        (line,) = dry_step(Updater(policy, tiny_config(*ONE_GROUP)), prompts, ENGINE)
         layers.append(int(found[1]) if (found := re.search(r"; (\d) of 4 layers keep none and run twice", line)) else 0)
     assert layers[0] == 0 < layers[1] < layers[2] <= 4
     with pytest.raises(UserError, match="does not fit"):
@@ -229,7 +229,7 @@ def test_memory_that_runs_out_once_lets_layers_run_twice(policy, prompts, monkey
         return accumulate(*arguments)
 
     monkeypatch.setattr(updater, "accumulate", accumulate_but_once)
-    assert re.search(r"; [1-4] of 4 layers keep none and run twice", dry_step(updater, prompts, ENGINE))
+    assert re.search(r"; [1-4] of 4 layers keep none and run twice", dry_step(updater, prompts, ENGINE)[0])
     prepare_layers(policy.decoder, compiled=False, recomputed=0)
 
 

@@ -142,10 +142,10 @@ def test_ranks_on_one_gpu_share_what_is_free(monkeypatch):
     policy = tiny_policy(config)
     updater, prompts = Updater(policy, config, ranks), [Prompt(Problem("p", "custom", ()), (1, 2, 3), "")]
     monkeypatch.setattr(dry_step, "available", lambda device: 12 * GIB)
-    assert dry_step.dry_step(updater, prompts, (GIB, GIB)).endswith("of 12.00 GiB free")
+    assert dry_step.dry_step(updater, prompts, (GIB, GIB))[0].endswith("of 12.00 GiB free")
     steps = []
     monkeypatch.setattr(ranks, "sharing", lambda device: {"cpu": 3}[device])
     monkeypatch.setattr(ranks, "meet", lambda: steps.append("all have looked"))
     monkeypatch.setattr(updater, "accumulate", lambda *given, run=updater.accumulate: steps.append("pass") or run(*given))
-    assert dry_step.dry_step(updater, prompts, (GIB, GIB)).endswith("of 4.00 GiB free")
+    assert dry_step.dry_step(updater, prompts, (GIB, GIB))[0].endswith("of 4.00 GiB free")
     assert steps[:2] == ["all have looked", "pass"]

@@ -1,14 +1,11 @@
-"""One training step on two ranks, here threads: the gradient of one process, and tokens dealt out evenly."""
+"""One training step on two ranks, here threads: the gradient of one process."""
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from grpo.rollout import advantages
-from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
+from grpo.types import Completion, Group, Score
 from grpo.update import Updater
-from speed.micro_batches import deal, split
 from speed.ranks import ALONE
 from tests.conftest import group_of, randomize, sampled_by, tiny_config, tiny_policy
 from tests.test_ranks import together
@@ -74,19 +71,3 @@ def test_a_step_without_a_signal_is_no_work_for_any(policies):
         assert metrics["policy/grad_norm"] is None
         assert metrics["tokens/trained"] == 0
         assert logs == {}
-
-
-@given(st.lists(st.lists(st.integers(1, 30), min_size=2, max_size=12), min_size=1, max_size=6), st.integers(20, 200),
-       st.integers(1, 5))
-def test_dealing_loses_nothing_and_is_even(lengths, budget, ranks):
-    groups = [Group(Prompt(Problem("p", "custom", ()), (1,) * 7, ""), tuple(
-        Completion(Sample((1,) * n, (0.0,) * n, "stop"), "", Score(0.0)) for n in of_group)) for of_group in lengths]
-    rows = [(p, row) for p, of_group in enumerate(lengths) for row in range(len(of_group))]
-    hands = deal(groups, rows, budget, ranks)
-    assert sorted(row for hand in hands for batch in hand for row in batch) == rows
-    if ranks == 1:
-        assert hands == [split(groups, rows, budget)]
-    read = [[7 * len({p for p, _ in batch}) + sum(lengths[p][row] for p, row in batch) for batch in hand] for hand in hands]
-    largest = max(tokens for hand in read for tokens in hand)
-    assert max(map(sum, read)) - min(map(sum, read)) <= largest
-    assert largest <= max(budget, 37)

@@ -14,7 +14,7 @@ from grpo.rollout import rewards
 from grpo.types import NonFiniteError, Score
 from grpo.update import Updater, learning_rate
 from harness.memory import counting_saved
-from speed.micro_batches import split
+from speed.micro_batches import deal
 from tests.conftest import every, group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
 
 GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
@@ -81,7 +81,8 @@ def test_micro_batches_change_memory_and_nothing_else(fp32_policy, monkeypatch, 
     oracle = padded_gradients(fp32_policy)
     _, metrics, logs = shared_gradients(fp32_policy)
     sizes = []
-    monkeypatch.setattr("speed.micro_batches.split", lambda *a: [sizes.append(len(rows)) or rows for rows in split(*a)])
+    monkeypatch.setattr("grpo.update.deal", lambda *a: [[sizes.append(len(rows)) or rows for rows in hand]
+                                                        for hand in deal(*a)])
     part, part_metrics, part_logs = shared_gradients(
         fp32_policy, GROUPS, ADVANTAGES, "train.head_chunk_tokens=3", f"train.micro_batch_tokens={budget}")
     assert (len(sizes), sum(sizes)) == (parts, 16)
