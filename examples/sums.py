@@ -7,15 +7,14 @@
 The API is simulated. It is right on half of the sums, and else errs as models do: a carry dropped, one or ten off, a term
 left out, or no answer at all. The adapter works the sum out itself, and ends with \\boxed{CORRECT} or its own answer.
 
-Of the package's weights, 30 steps on a CPU (configs/smollm2_cpu.yaml, seed 1), greedy, 100 test sums:
+Of the package's weights, 24 steps on a CPU (configs/smollm2_cpu.yaml, seed 1), greedy, 100 test sums:
 
                           carry     no carry    overall
     simulated API alone   62.0 %    50.0 %      56.0 %
-    base, before GRPO     20.0 %    46.0 %      33.0 %
-    adapter, step 30      74.0 %    82.0 %      78.0 %
+    base, before GRPO     22.0 %    46.0 %      34.0 %
+    adapter, step 24      68.0 %    82.0 %      75.0 %
 
-That was on 2 cores of an AMD EPYC with AVX-512 and bfloat16 which 2 to 4 other busy processes shared: 35 to 116 s a step,
-30 minutes.
+That was on 2 cores of an AMD EPYC with AVX-512 and bfloat16: 29 s a step, 12 min 53 s from the command to the end.
 """
 
 import random
