@@ -1,12 +1,13 @@
 """The start-up self-test: it passes a healthy engine, and stops each way to serve another LoRA than the policy's."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 
 import harness.selftest
-from harness.parity import SyncError, bound
+from harness.parity import SyncError, bound, check_parity
 from harness.selftest import MARGIN, check_modules, random_lora
 from tests import swap_faults
 from tests.loop import Loop
@@ -82,6 +83,26 @@ def test_either_turn_can_stop_it(loop, monkeypatch, gaps):
     with pytest.raises(SyncError, match="does not serve the policy's LoRA"):
         loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
+
+
+def test_what_is_no_number_is_no_agreement(loop, monkeypatch):
+    """The base's log-probs, a module's outputs, a trained token's log-prob."""
+    nan = float("nan")
+    with monkeypatch.context() as broken:
+        broken.setattr(harness.selftest, "_gap", lambda *_: nan)
+        with pytest.raises(SyncError, match="by nan nats"):
+            harness.selftest.check_base(loop.updater, [])
+    with monkeypatch.context() as broken:
+        outputs = loop.sampler.module_outputs
+        broken.setattr(loop.sampler, "module_outputs", lambda noise: {n: nan * x for n, x in outputs(noise).items()})
+        with pytest.raises(SyncError, match="differ by nan"):
+            check_modules(loop.policy, loop.sampler, seed=0)
+    groups = loop.groups(1)
+    logs = loop.updater.logps(groups)
+    row, log = next(iter(logs.items()))
+    logs[row] = replace(log, logp=[nan, *log.logp[1:]])
+    with pytest.raises(SyncError, match="by nan nats"):
+        check_parity(groups, logs, torch.float32, 0.0)
 
 
 def test_a_few_tokens_may_hold_one_that_is_far_off_and_many_may_not():

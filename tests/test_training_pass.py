@@ -170,6 +170,7 @@ def test_logits_never_exist_for_more_than_a_chunk(fp32_policy, monkeypatch, chun
 def test_the_learning_rate_by_hand():
     optim = tiny_config("optim.lr=1.0", "optim.warmup=0.1", "optim.decay=constant").optim
     assert [learning_rate(s, 40, optim) for s in (1, 2, 4, 5, 40)] == [0.25, 0.5, 1.0, 1.0, 1.0]
+    assert learning_rate(1, 25, optim) == pytest.approx(1 / 3)  # a tenth of 25 steps is 3: no step more than 1 / 3
     linear = tiny_config("optim.lr=1.0", "optim.warmup=0.1", "optim.decay=linear").optim
     assert [learning_rate(s, 40, linear) for s in (4, 5, 23, 40)] == pytest.approx([1.0, 1.0, 0.5, 1 / 36])
 
