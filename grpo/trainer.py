@@ -173,7 +173,7 @@ class Trainer:
         check_served(self.policy, self.sampler)
         if self.ranks.first:
             self.log.flush()
-            checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
+            self.say(*checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity))
             self.best.prune()
         self.saved = self.done
 
