@@ -16,7 +16,7 @@ from grpo.config import Config, Optim
 from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
 from grpo.policy import Policy
-from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
+from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs, UserError
 from harness.parity import check_parity
 from speed.layers import WORTH_COMPILING, prepare_layers
 from speed.micro_batches import deal
@@ -26,7 +26,12 @@ LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
 
 
 def learning_rate(step: int, steps: int, optim: Optim) -> float:
-    """lr of step 1..steps: linear warm-up over the first `warmup` of them, then constant or linear to 0."""
+    """lr of step 1..steps: linear warm-up over the first `warmup` of them, then constant or linear to 0.
+
+    Raises UserError where there is no such step.
+    """
+    if step > steps:
+        raise UserError(f"run.steps = {steps}: step {step} is beyond it; give {step} or more")
     warmup = math.ceil(optim.warmup * steps)
     if step <= warmup:
         return optim.lr * step / warmup

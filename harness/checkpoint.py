@@ -73,13 +73,16 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
 def check(checkpoint: Path, config: Config, identity: Identity, allowed: Collection[str]) -> dict[str, Any]:
     """What state.json holds. Raises UserError where config, data or base (if it is known yet) are not the checkpoint's.
 
-    allowed: keys that may differ.
+    Or where the run has fewer steps by now: the LoRA of a later one would be called its last. allowed: keys that may differ.
     """
     with _of_this_trainer(checkpoint):
         state = read_object(checkpoint / STATE, LONGEST_STATE)
         known = {"data": identity.data} | ({} if identity.base is None else {"base": identity.base})
         check_unchanged({**config.model_dump(mode="json"), **known},
                         {**state["config"], **{name: state[name] for name in known}}, allowed)
+        if (step := _count(state["step"])) > config.run.steps:
+            raise UserError(f"--resume: run.steps = {config.run.steps}, and {checkpoint} is of step {step}; give {step} or "
+                            "more, or start another run in another run.dir")
         return state
 
 

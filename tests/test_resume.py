@@ -69,6 +69,18 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     assert state["base"] != json.loads((toy[0] / "checkpoints" / "step-00020" / "state.json").read_text())["base"]
 
 
+def test_resume_with_fewer_steps_than_are_done_is_refused(toy, tmp_path):
+    """Its adapter/ would hold the LoRA of step 20 under the name of step 8."""
+    run = tmp_path / "run"
+    shutil.copytree(toy[0], run)
+    before = (run / "config.yaml").read_text()
+    done = run_train(*TOY, "run.steps=8", "--resume", str(run), "--allow-change", "run.steps")
+    assert done.returncode == 2
+    assert done.stderr == (f"error: --resume: run.steps = 8, and {run}/checkpoints/step-00020 is of step 20; give 20 or more, "
+                           "or start another run in another run.dir\n")
+    assert (run / "config.yaml").read_text() == before
+
+
 def test_a_checkpoint_holds_what_the_run_is_made_from(toy):
     state = json.loads((toy[0] / "checkpoints" / "step-00016" / "state.json").read_text())
     assert (state["step"], state["seed"], state["prompts_consumed"]) == (16, 1, 96)
