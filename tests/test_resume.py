@@ -76,8 +76,8 @@ def test_resume_with_fewer_steps_than_are_done_is_refused(toy, tmp_path):
     before = (run / "config.yaml").read_text()
     done = run_train(*TOY, "run.steps=8", "--resume", str(run), "--allow-change", "run.steps")
     assert done.returncode == 2
-    assert done.stderr == (f"error: --resume: run.steps = 8, and {run}/checkpoints/step-00020 is of step 20; give 20 or more, "
-                           "or start another run in another run.dir\n")
+    says = f"run.steps = 8, and {run}/checkpoints/step-00020 is of step 20; give 20 or more, or start another run in another"
+    assert done.stderr == f"error: --resume: {says} run.dir\n"
     assert (run / "config.yaml").read_text() == before
 
 
