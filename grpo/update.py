@@ -45,6 +45,7 @@ class Updater:
         self.policy, self.config, self.ranks = policy, config, ranks
         self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
         self.logp_old: LogpOld = {}  # empty in a batch's first epoch, before any update on it: the policy is its own old
+        self.ahead = False  # whether the optimizer has moved since the last finished step: the policy is then no step's
         self.noise = 0.0  # nats a token: how far vLLM is from the trainer when all is well, as the self-test finds
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
@@ -189,6 +190,7 @@ class Updater:
             raise NonFiniteError(f"loss {loss}, gradient norm {norm}: the optimizer did not move")
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr
+        self.ahead = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"policy/grad_norm": norm, "policy/lr": lr}
