@@ -1,7 +1,8 @@
 """python train.py CONFIG [key.path=value ...] [--resume [DIR]] [--allow-change KEY ...]
 
 Reads a config, builds the task it names, and trains. Exit codes: 0 done, 1 the run stopped itself, because going on would
-have been silently wrong, 2 a mistake in the command or the config, or no room to write, 130 and 143 interrupted.
+have been silently wrong, or code of the task failed, 2 a mistake in the command or the config, or no room to write, 128 + N
+signal N: 129 SIGHUP, 130 SIGINT, 143 SIGTERM. However it ends, the steps that were finished are saved.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, deferred, listen
 from harness.startup import Startup
+from harness.streams import outlast_readers
 from harness.tasks import load_class
 from speed.ranks import ALONE, RankLostError, Ranks
 from speed.torchrun import join
@@ -35,7 +37,7 @@ def main(argv: list[str]) -> int:
         code, message, consequence = 1, f"stopped: {error}; --resume goes on from the newest checkpoint", True
     except Interrupted as interrupt:
         code, consequence = interrupt.code, True
-        message = f"interrupted by {interrupt}; --resume goes on from the last finished step"
+        message = f"interrupted by {interrupt}; --resume goes on from the newest checkpoint"
     if ranks.first or not consequence:
         sys.stderr.write(ranks.last_word(f"{message}\n"))
     return code
@@ -82,5 +84,6 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
 
 
 if __name__ == "__main__":
+    outlast_readers()
     listen()
     sys.exit(main(sys.argv[1:]))

@@ -27,6 +27,7 @@ from yaml import YAMLError
 from adapter.curriculum import IGNORE, Recipe, corpus, make_samples
 from adapter.pretrain_figures import measure
 from adapter.tokenizer import build_tokenizer
+from harness.streams import outlast_readers
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -147,6 +148,7 @@ def read_recipe(words: list[str]) -> Recipe:
 
 
 if __name__ == "__main__":
+    outlast_readers()
     try:
         chosen = read_recipe(sys.argv[1:])
     except (OmegaConfBaseException, OSError, YAMLError) as error:

@@ -69,6 +69,8 @@ class TrainedAdapter(Chat):
         base = _base_config(self.path)
         self._lora = _read_lora(self.folder, self.config.lora, base, self.path)
         self.scale = self.config.lora.alpha / self.config.lora.rank
+        self._wanted = self._lora
+        self._served: dict[str, torch.Tensor] | None = self._lora
         self._context = min(self.max_tokens, LONGEST_CONTEXT)
 
     def lora(self) -> dict[str, torch.Tensor]:
@@ -87,17 +89,24 @@ class TrainedAdapter(Chat):
     def complete(self, problems: Sequence[Problem]) -> list[Completion]:
         """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long."""
         prompts = [self._encoded(problem) for problem in problems]
+        if self._served is not self._wanted:
+            self._served = None  # a swap that fails may leave either
+            self._engine.swap_lora(self._wanted)
+            self._served = self._wanted
         return [Completion(self.decode(sample.token_ids), sample.finish_reason == "length")
                 for sample in self._engine.greedy(prompts)]
 
     @contextmanager
     def base_only(self) -> Iterator[None]:
-        """Within it, the LoRA is zero: the base answers."""
-        self._engine.swap_lora({name: torch.zeros_like(tensor) for name, tensor in self._lora.items()})
+        """Within it, the LoRA is zero: the base answers.
+
+        What is asked next swaps it, before and after: after an error within, vLLM may refuse, which would hide that error.
+        """
+        self._wanted = {name: torch.zeros_like(tensor) for name, tensor in self._lora.items()}
         try:
             yield
         finally:
-            self._engine.swap_lora(self._lora)
+            self._wanted = self._lora
 
     def close(self) -> None:
         """Stop vLLM."""

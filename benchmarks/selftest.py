@@ -50,11 +50,11 @@ def stopped(loop: SimpleNamespace, seed: int, fault: Callable | None = None, onl
             if only == "log_probs":
                 broken.setattr(harness.selftest, "check_modules", lambda *_: 0.0)
             loop.found = self_test(loop.sampler, loop.updater, prompts, 10_000 * seed)
+        reason = None
     except SyncError as error:
-        return str(error) if SAYS[only] in str(error) else None
-    finally:
-        loop.sampler.swap_lora(loop.policy.lora())
-    return None
+        reason = str(error) if SAYS[only] in str(error) else None
+    loop.sampler.swap_lora(loop.policy.lora())
+    return reason
 
 
 def main() -> None:

@@ -17,15 +17,15 @@ from grpo.evaluate import evaluate
 from grpo.policy import Chat, Policy, check_base, pick_device
 from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
-from grpo.types import Aborted, Group, Prompt, Table, Task, UserError
+from grpo.types import Aborted, Prompt, Table, Task, UserError
 from grpo.update import Updater
 from harness import checkpoint, kept, rundir
 from harness.alarms import Alarms
 from harness.best import KEEP
 from harness.dry_step import dry_step
 from harness.evaluations import Evaluations
-from harness.files import new_directory, writable
-from harness.giving_up import GivingUp, NoSignalError
+from harness.files import brief, new_directory, writable
+from harness.giving_up import GivingUp
 from harness.identity import Identity, fingerprint
 from harness.lora_health import LoraHealth
 from harness.memory import memory_metrics
@@ -33,9 +33,9 @@ from harness.metrics import completion_lines, rollout_metrics
 from harness.parity import SyncError, bound
 from harness.records import Clock, RunLog, shown
 from harness.selftest import check_served, self_test
-from harness.signals import Interrupted, deferred, ignore
+from harness.signals import deferred, ignore
 from harness.startup import QUIET, Startup
-from speed.ranks import ALONE, RankLostError, Ranks
+from speed.ranks import ALONE, Ranks
 
 
 class Trainer:
@@ -117,7 +117,8 @@ class Trainer:
                     advantages_PG = advantages(groups, config)
                     learned, token_logs = self.updater.step(step, groups, advantages_PG)
             except Aborted as error:
-                raise type(error)(f"step {step}: {error}; {self.keep(step, groups, error)}") from None
+                how = kept.keep_or_say_why(self.folder / "repro", step, self.updater, groups, str(error), ranks.first)
+                raise type(error)(f"step {step}: {error}; {how}") from None
             with clock("sync"):
                 self.sampler.swap_lora(self.policy.lora())
             if ranks.first:
@@ -129,19 +130,9 @@ class Trainer:
                 self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),
                                      **ranks.taken(), **memory_metrics(self.policy.device)})
                 self.say(*(f"step {step}: {line}" for line in lines))
-            self.done = step
+            self.done, self.updater.ahead = step, False
         if step < config.run.steps:  # else all that is left is to measure
             self.giving_up.check(groups, advantages_PG, self.evaluations.base())
-
-    def keep(self, step: int, groups: list[Group], error: Aborted) -> str:
-        """Keep the batch that stopped the run. Returns what to do with it, in words."""
-        path = self.folder / "repro" / f"step-{step:05d}.safetensors"
-        try:
-            if self.ranks.first:
-                kept.keep(path.parent, step, self.updater, groups, str(error))
-        except OSError as fault:  # a full disk must not hide why the run stops
-            return f"its batch could not be kept ({fault.strerror})"
-        return f"python -m grpo.replay {path} runs it again"
 
     def measure(self) -> None:
         """Evaluate after the last finished step, if that is due and was not done before; keep its LoRA if it is the best."""
@@ -173,9 +164,21 @@ class Trainer:
         check_served(self.policy, self.sampler)
         if self.ranks.first:
             self.log.flush()
-            checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity)
+            self.say(*checkpoint.save(self.folder / "checkpoints", self.done, self.policy, self.updater, self.identity))
             self.best.prune()
         self.saved = self.done
+
+    def rescue(self) -> None:
+        """Where the run ends early: save finished steps, if the policy is theirs. No error of this hides what ended it."""
+        if not self.ranks.first or self.done == self.saved or self.updater.ahead:
+            return
+        ignore()
+        try:
+            self.save()
+        except (Aborted, UserError, OSError, RuntimeError) as fault:
+            self.say(f"step {self.done} is finished, and could not be saved: {brief(fault)}")
+        else:
+            self.say(f"step {self.done} is saved; --resume goes on from there")
 
     def finish(self) -> None:
         """Measure the LoRA that eval.keep chooses on the test problems, and write it to adapter/.
@@ -205,7 +208,7 @@ def train(
     """Run GRPO to `run.steps`, from the start or from the newest checkpoint. Writes the run directory.
 
     allowed: config keys, "data" or "base", that may differ from the checkpoint's. Raises UserError, Aborted, Interrupted,
-    RankLostError.
+    RankLostError, and what the task raises; however it ends, finished steps are saved.
     """
     with writable(Path(config.run.dir), "checkpoints there are whole; make room, then go on with --resume"):
         run = Trainer(config, task, resume, allowed, ranks, startup)
@@ -220,11 +223,8 @@ def train(
                     ranks.agree("LoRA", fingerprint(run.policy.lora().items()), "ranks have drifted apart: report this")
                     run.save()
             run.finish()
-        except (Interrupted, RankLostError, NoSignalError):
-            ignore()  # the next one: what is done is being saved
-            if ranks.first and run.done > run.saved and not run.updater.logp_old:
-                run.save()
-            raise
+        finally:
+            run.rescue()
         run.sampler.close()
     return run.evaluations
 

@@ -16,7 +16,7 @@ from grpo.config import Config, Optim
 from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
 from grpo.policy import Policy
-from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs
+from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs, UserError
 from harness.parity import check_parity
 from speed.layers import WORTH_COMPILING, prepare_layers
 from speed.micro_batches import deal, split
@@ -26,7 +26,12 @@ LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
 
 
 def learning_rate(step: int, steps: int, optim: Optim) -> float:
-    """lr of step 1..steps: linear warm-up over the first `warmup` of them, then constant or linear to 0."""
+    """lr of step 1..steps: linear warm-up over the first `warmup` of them, then constant or linear to 0.
+
+    Raises UserError where there is no such step.
+    """
+    if step > steps:
+        raise UserError(f"run.steps = {steps}: step {step} is beyond it; give {step} or more")
     warmup = math.ceil(optim.warmup * steps)
     if step <= warmup:
         return optim.lr * step / warmup
@@ -40,6 +45,7 @@ class Updater:
         self.policy, self.config, self.ranks = policy, config, ranks
         self.gradient_norms: dict[str, torch.Tensor] = {}  # of the last update, by parameter, before clipping
         self.logp_old: LogpOld = {}  # empty in a batch's first epoch, before any update on it: the policy is its own old
+        self.ahead = False  # whether the optimizer has moved since the last finished step: the policy is then no step's
         self.noise = 0.0  # nats a token: how far vLLM is from the trainer when all is well, as the self-test finds
         optim = config.optim
         self.optimizer = bitsandbytes.optim.AdamW8bit(
@@ -184,6 +190,7 @@ class Updater:
             raise NonFiniteError(f"loss {loss}, gradient norm {norm}: the optimizer did not move")
         for settings in self.optimizer.param_groups:
             settings["lr"] = lr
+        self.ahead = True
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return {"policy/grad_norm": norm, "policy/lr": lr}

@@ -13,7 +13,7 @@ from pathlib import Path
 from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from harness.evaluations import Row, best_of
-from harness.files import fault, new_directory, steps_in
+from harness.files import fault, new_directory, set_aside, steps_in
 
 FOLDER, FILES = "best", {SETTINGS, WEIGHTS}
 
@@ -49,7 +49,7 @@ class Best:
             return "holds no LoRA"
         step, path = found.popitem()
         if wrong := fault(path, FILES):
-            return f"{path.name}: {wrong}"
+            return f"{path.name}: {wrong}; it is now in {set_aside(path).name}"
         if step not in overall:
             return f"{path.name}: how good it is on validation is not in evaluation.json"
         if better := [later for later, value in overall.items() if later > step and value >= overall[step]]:

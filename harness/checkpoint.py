@@ -21,7 +21,7 @@ from grpo.config import Config
 from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from grpo.update import Updater, learning_rate
-from harness.files import brief, fault, new_directory, read_object, steps_in
+from harness.files import brief, fault, new_directory, read_object, set_aside, steps_in
 from harness.identity import Identity, versions
 from harness.rundir import check_unchanged
 
@@ -30,9 +30,13 @@ FILES = {WEIGHTS, SETTINGS, OPTIMIZER, STATE}
 LONGEST_STATE = 2**20  # bytes; an 8B model's has 30,000
 
 
-def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Identity) -> None:
-    """Write `folder`/step-NNNNN and delete all but the newest `checkpoint.keep`."""
+def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Identity) -> list[str]:
+    """Write `folder`/step-NNNNN, and delete all but the newest `checkpoint.keep` that are whole.
+
+    Those that a resume passed over, and others that are damaged, are set aside. Returns a line for each.
+    """
     config = updater.config
+    aside = {path: set_aside(path) for other, path in steps_in(folder).items() if other >= step}
     with new_directory(folder / f"step-{step:05d}") as part:
         policy.save(part)
         tensors, numbers = _optimizer_state(updater)
@@ -42,8 +46,15 @@ def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Id
             "schedule": {"lr": learning_rate(step, config.run.steps, config.optim)}, "optimizer": numbers,
             "config": config.model_dump(mode="json"), "data": identity.data, "base": identity.base,
             "versions": versions()}, indent=1) + "\n")
-    for old in list(steps_in(folder).values())[: -config.checkpoint.keep]:
-        shutil.rmtree(old)
+    whole = 1  # the one just written
+    for path in list(reversed(steps_in(folder).values()))[1:]:
+        if whole == config.checkpoint.keep:
+            shutil.rmtree(path)
+        elif fault(path, FILES):
+            aside[path] = set_aside(path)
+        else:
+            whole += 1
+    return [f"{path} is damaged, and now in {there}" for path, there in aside.items()]
 
 
 def newest(folder: Path) -> tuple[Path, list[str]]:
@@ -62,13 +73,16 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
 def check(checkpoint: Path, config: Config, identity: Identity, allowed: Collection[str]) -> dict[str, Any]:
     """What state.json holds. Raises UserError where config, data or base (if it is known yet) are not the checkpoint's.
 
-    allowed: keys that may differ.
+    Or where the run has fewer steps by now: the LoRA of a later one would be called its last. allowed: keys that may differ.
     """
     with _of_this_trainer(checkpoint):
         state = read_object(checkpoint / STATE, LONGEST_STATE)
         known = {"data": identity.data} | ({} if identity.base is None else {"base": identity.base})
         check_unchanged({**config.model_dump(mode="json"), **known},
                         {**state["config"], **{name: state[name] for name in known}}, allowed)
+        if (step := _count(state["step"])) > config.run.steps:
+            raise UserError(f"--resume: run.steps = {config.run.steps}, and {checkpoint} is of step {step}; give {step} or "
+                            "more, or start another run in another run.dir")
         return state
 
 

@@ -123,6 +123,16 @@ def steps_in(folder: Path) -> dict[int, Path]:
     return dict(sorted((int(match[1]), path) for match, path in named if match and path.is_dir()))
 
 
+def free_name(path: Path) -> Path:
+    """`path`.1, or the next number that nothing there has."""
+    return next(p for n in range(1, 10**6) if not (p := path.with_name(f"{path.name}.{n}")).exists())
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is damaged: nothing counts it, writes over it or deletes it from now on. Returns where it is."""
+    return path.rename(free_name(path.with_name(f"damaged-{path.name}")))
+
+
 def fault(folder: Path, names: set[str]) -> str | None:
     """What is wrong with a directory that should hold `names` and a manifest of them, or None."""
     try:

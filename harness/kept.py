@@ -37,6 +37,17 @@ def keep(folder: Path, step: int, updater: "Updater", groups: list[Group], reaso
     return path
 
 
+def keep_or_say_why(folder: Path, step: int, updater: "Updater", groups: list[Group], reason: str, writes: bool) -> str:
+    """`keep`, if this process writes. Returns what to do with the file, in words; or why there is none."""
+    path = folder / f"step-{step:05d}.safetensors"
+    try:
+        if writes:
+            keep(folder, step, updater, groups, reason)
+    except OSError as fault:  # a full disk must not hide why the run stops
+        return f"its batch could not be kept ({fault.strerror})"
+    return f"python -m grpo.replay {path} runs it again"
+
+
 @dataclass(frozen=True)
 class Kept:
     """What `keep` wrote."""

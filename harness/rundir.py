@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from grpo.types import UserError
-from harness.files import brief, writable, write_text
+from harness.files import brief, free_name, writable, write_text
 
 CONFIG = "config.yaml"
 # between start and resume
@@ -29,8 +29,7 @@ def begin(folder: Path, config: str, resume: bool) -> list[str]:
                 if not (folder / CONFIG).is_file():
                     raise UserError(f"run.dir = {folder}: holds files that are no run; choose another name")
                 _lock(folder)
-                kept = next(p for n in range(1, 10**6) if not (p := folder.with_name(f"{folder.name}.{n}")).exists())
-                folder.rename(kept)
+                kept = folder.rename(free_name(folder))
                 _held.pop(folder.absolute()).close()
                 said = [f"the earlier run in {folder} is now in {kept}"]
             folder.mkdir(parents=True, exist_ok=True)

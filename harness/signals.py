@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT stop a run soon, at a moment when nothing is half done.
+"""Signals that ask a run to end stop it soon, at a moment when nothing is half done.
 
 A signal raises `Interrupted` where it arrives, except within `deferred`: there it waits for the end of the block.
 """
@@ -7,12 +7,15 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+ALWAYS = (signal.SIGTERM, signal.SIGINT)
+UNLESS_IGNORED = (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)  # as nohup ignores the first
+
 _arrived: list[int] = []
 _deferring = False
 
 
 class Interrupted(KeyboardInterrupt):
-    """A signal asked the process to end. `code` is what it exits with: 130 for SIGINT, 143 for SIGTERM."""
+    """A signal asked the process to end. `code` is what it exits with, 128 + its number: 143 for SIGTERM."""
 
     def __init__(self, signum: int):
         super().__init__(signal.Signals(signum).name)
@@ -20,9 +23,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 def listen() -> None:
-    """From now on, SIGTERM and SIGINT raise Interrupted in the main thread."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, _handle)
+    """From now on, a terminal's, a scheduler's and a person's ways to end a process raise Interrupted in the main thread."""
+    for signum in (*ALWAYS, *UNLESS_IGNORED):
+        if signum in ALWAYS or signal.getsignal(signum) != signal.SIG_IGN:
+            signal.signal(signum, _handle)
 
 
 @contextmanager
@@ -39,8 +43,8 @@ def deferred() -> Iterator[None]:
 
 
 def ignore() -> None:
-    """From now on, SIGTERM and SIGINT do nothing."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
+    """From now on, those signals do nothing."""
+    for signum in (*ALWAYS, *UNLESS_IGNORED):
         signal.signal(signum, signal.SIG_IGN)
 
 

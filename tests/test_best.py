@@ -119,9 +119,11 @@ def test_a_kill_between_its_accuracy_and_its_lora_costs_nothing(run):
 
 
 @pytest.mark.parametrize(("harm", "says"), [
-    (damage, f"step-00008: {WEIGHTS} is damaged"),
-    (lambda folder: (folder / "manifest.json").unlink(), "step-00008: manifest.json is missing or damaged"),
-    (lambda folder: (folder / "adapter_config.json").unlink(), "step-00008: adapter_config.json is missing"),
+    (damage, f"step-00008: {WEIGHTS} is damaged; it is now in damaged-step-00008.1"),
+    (lambda folder: (folder / "manifest.json").unlink(),
+     "step-00008: manifest.json is missing or damaged; it is now in damaged-step-00008.1"),
+    (lambda folder: (folder / "adapter_config.json").unlink(),
+     "step-00008: adapter_config.json is missing; it is now in damaged-step-00008.1"),
     (shutil.rmtree, "step-00008 is missing"), (lambda folder: shutil.rmtree(folder.parent), "holds no LoRA")])
 @pytest.mark.parametrize("done", [10, 9])
 def test_a_best_one_that_is_lost_is_said_and_others_are_chosen_from(run, harm, says, done):
@@ -137,6 +139,7 @@ def test_a_best_one_that_is_lost_is_said_and_others_are_chosen_from(run, harm, s
     again = Best(run.folder)  # what was chosen since is not lost again
     assert again.restore(13, rows(MEASURED | {12: 0.35}), run.at(13)) == []
     assert again.at == (12, 0.35)
+    assert (run.folder / "best" / "damaged-step-00008.1").is_dir() == ("it is now in" in says)
 
 
 def test_an_accuracy_that_is_lost_is_no_zero(run):

@@ -162,7 +162,8 @@ def test_a_best_lora_that_is_damaged_is_not_kept(undisturbed, tmp_path):
         file.write(b"\xff" * 50)
     assert start(folder, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-3000:]
     said = (tmp_path / "log").read_text()
-    assert f"best: step-{kept:05d}: adapter_model.safetensors is damaged; the best LoRA is chosen among steps from" in said
+    assert (f"best: step-{kept:05d}: adapter_model.safetensors is damaged; it is now in "
+            f"damaged-step-{kept:05d}.1; the best LoRA is chosen among steps from") in said
     assert f"; step {STEPS} is kept" in said
     assert evaluation(folder)["kept"] == STEPS
     assert kept_weights(folder) == (folder / "checkpoints" / f"step-{STEPS:05d}" / "adapter_model.safetensors").read_bytes()

@@ -136,7 +136,7 @@ def test_a_strangers_value_in_a_message():
 @pytest.fixture
 def listening(monkeypatch):
     """Signals raise Interrupted, and afterwards all is as it was."""
-    handlers = {signum: signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT)}
+    handlers = {signum: signal.getsignal(signum) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
     monkeypatch.setattr(signals, "_arrived", [])
     monkeypatch.setattr(signals, "_deferring", False)
     listen()
@@ -145,10 +145,11 @@ def listening(monkeypatch):
         signal.signal(signum, handler)
 
 
-@pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGTERM, 143, "SIGTERM"), (signal.SIGINT, 130, "SIGINT")])
-def test_a_signal_interrupts(listening, signum, code, name):
+@pytest.mark.parametrize(("name", "code"), [
+    ("SIGTERM", 143), ("SIGINT", 130), ("SIGHUP", 129), ("SIGUSR1", 138), ("SIGUSR2", 140), ("SIGXCPU", 152)])
+def test_a_signal_interrupts(listening, name, code):
     with pytest.raises(Interrupted, match=name) as caught:
-        listening(signum)
+        listening(signal.Signals[name])
     assert caught.value.code == code
     assert isinstance(caught.value, KeyboardInterrupt)  # which no library's `except Exception` stops
 
@@ -191,10 +192,9 @@ def test_a_signal_that_a_library_swallowed_is_not_lost(listening):
 
 
 def test_blocks_without_a_signal_are_not_interrupted(listening):
-    with deferred():
-        pass
-    with deferred():
-        pass
+    for _ in range(2):
+        with deferred():
+            pass
 
 
 def test_what_a_kill_left_does_no_harm(tmp_path):

@@ -11,6 +11,7 @@ from grpo.policy import Policy
 from grpo.types import Reference, UserError
 from harness.evaluations import Evaluations
 from harness.files import new_directory
+from harness.parity import SyncError
 from tests.conftest import ROOT, tiny_config, tiny_policy
 from tests.kept_run import Run, damage
 
@@ -53,6 +54,45 @@ def test_the_file_names_the_kept_step_only_while_adapter_is_of_it(tmp_path):
     assert [row["step"] for row in Evaluations(path, {}, 60).rows["validation"]] == [0, 40]
     again.add("test", 20, {"overall": 0.5})  # in the order of steps, though measured later
     assert [row["step"] for row in json.loads(path.read_text())["steps"]] == [0, 20, 40]
+
+
+# ---- the base, beside it
+
+
+def test_an_error_while_the_base_answers_is_told_and_the_lora_answers_next(run):
+    """vLLM with requests in it keeps its prefix cache, and refuses a swap."""
+    adapter, served = written(run, kept=40, adapter=40), []
+
+    class Engine:
+        def swap_lora(self, lora):
+            if served and served[-1] is None:
+                served.append("refused")
+                raise SyncError("vLLM kept its prefix cache")
+            served.append(any(t.any() for t in lora.values()))
+
+        def greedy(self, prompts):
+            return []
+
+    adapter._engine = Engine()
+    adapter.complete([])
+    with adapter.base_only():
+        adapter.complete([])
+    adapter.complete([])
+    adapter.complete([])
+    assert served == [False, True]  # zeros, then the LoRA; once each
+
+    def interrupted():
+        with adapter.base_only():
+            adapter.complete([])
+            served.append(None)  # a request is left in the engine
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with pytest.raises(SyncError):
+        adapter.complete([])  # no answer of the base in the adapter's name
+    adapter.complete([])
+    assert served == [False, True, False, None, "refused", True]
 
 
 # ---- what a reader takes

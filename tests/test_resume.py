@@ -3,15 +3,19 @@
 import fcntl
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from grpo.policy import Policy
 from grpo.types import UserError
 from grpo.update import Updater
 from harness import checkpoint, rundir
+from harness.identity import Identity
 from tests.conftest import ROOT, TOY, group_of, run_train, tiny_config
+from tests.kept_run import damage
 
 
 def test_the_same_batch_has_the_same_gradient_to_the_bit(fp32_policy):
@@ -65,6 +69,18 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     assert state["base"] != json.loads((toy[0] / "checkpoints" / "step-00020" / "state.json").read_text())["base"]
 
 
+def test_resume_with_fewer_steps_than_are_done_is_refused(toy, tmp_path):
+    """Its adapter/ would hold the LoRA of step 20 under the name of step 8."""
+    run = tmp_path / "run"
+    shutil.copytree(toy[0], run)
+    before = (run / "config.yaml").read_text()
+    done = run_train(*TOY, "run.steps=8", "--resume", str(run), "--allow-change", "run.steps")
+    assert done.returncode == 2
+    says = f"run.steps = 8, and {run}/checkpoints/step-00020 is of step 20; give 20 or more, or start another run in another"
+    assert done.stderr == f"error: --resume: {says} run.dir\n"
+    assert (run / "config.yaml").read_text() == before
+
+
 def test_a_checkpoint_holds_what_the_run_is_made_from(toy):
     state = json.loads((toy[0] / "checkpoints" / "step-00016" / "state.json").read_text())
     assert (state["step"], state["seed"], state["prompts_consumed"]) == (16, 1, 96)
@@ -92,14 +108,40 @@ def test_damaged_checkpoints_are_passed_over(toy, tmp_path):
     shutil.copytree(toy[0] / "checkpoints", folder)
     newest = folder / "step-00020"
     assert checkpoint.newest(folder) == (newest, [])
-    for damage in ("{", "{}", '{"state.json": "0"}'):
-        (newest / "manifest.json").write_text(damage)
+    for text in ("{", "{}", '{"state.json": "0"}'):
+        (newest / "manifest.json").write_text(text)
         found, skipped = checkpoint.newest(folder)
         assert found == folder / "step-00016"
         assert "manifest.json" in skipped[0]
     shutil.rmtree(folder / "step-00016")
     with pytest.raises(UserError, match="no complete checkpoint"):
         checkpoint.newest(folder)
+
+
+def saved(folder: Path, policy: Policy, keep: int, *steps: int) -> list[str]:
+    """What saving says, in a run that goes on from the newest checkpoint that is whole."""
+    updater = Updater(policy, tiny_config(f"checkpoint.keep={keep}"))
+    return [line for step in steps for line in checkpoint.save(folder, step, policy, updater, Identity({}, ""))]
+
+
+@pytest.mark.parametrize(("keep", "harmed", "step", "left"), [
+    (1, [100], 90, ["damaged-step-00100.1", "step-00090"]),
+    (1, [100], 100, ["damaged-step-00100.1", "step-00100"]),
+    (1, [100], 120, ["step-00120"]),  # a resume would say that it passed over it: here it was damaged since
+    (2, [100], 90, ["damaged-step-00100.1", "step-00080", "step-00090"]),
+    (2, [100], 120, ["damaged-step-00100.1", "step-00080", "step-00120"]),
+    (2, [80], 120, ["step-00100", "step-00120"]),
+    (2, [], 120, ["step-00100", "step-00120"])])
+def test_whole_checkpoints_are_kept_and_damaged_ones_set_aside(fp32_policy, tmp_path, keep, harmed, step, left):
+    """What is on disk after 60, 80 and 100, of which some are damaged, and then another."""
+    assert saved(tmp_path, fp32_policy, 3, 60, 80, 100) == []
+    for name in harmed:
+        damage(tmp_path / f"step-{name:05d}")
+    said = saved(tmp_path, fp32_policy, keep, step)
+    assert sorted(p.name for p in tmp_path.iterdir()) == left
+    aside = [name for name in left if name.startswith("damaged-")]
+    assert said == [f"{tmp_path}/step-00100 is damaged, and now in {tmp_path}/{name}" for name in aside]
+    assert checkpoint.newest(tmp_path) == (tmp_path / f"step-{step:05d}", [])
 
 
 def test_a_new_run_never_buries_what_is_there(tmp_path):

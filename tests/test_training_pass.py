@@ -11,7 +11,7 @@ from grpo.batch import MicroBatch
 from grpo.logprob import score
 from grpo.loss import k3
 from grpo.rollout import rewards
-from grpo.types import NonFiniteError, Score
+from grpo.types import NonFiniteError, Score, UserError
 from grpo.update import Updater, learning_rate
 from harness.memory import counting_saved
 from speed.micro_batches import deal
@@ -173,6 +173,9 @@ def test_the_learning_rate_by_hand():
     assert learning_rate(1, 25, optim) == pytest.approx(1 / 3)  # a tenth of 25 steps is 3: no step more than 1 / 3
     linear = tiny_config("optim.lr=1.0", "optim.warmup=0.1", "optim.decay=linear").optim
     assert [learning_rate(s, 40, linear) for s in (4, 5, 23, 40)] == pytest.approx([1.0, 1.0, 0.5, 1 / 36])
+    for steps, warmup in ((2, 0.1), (2, 1.0), (3, 0.0)):  # no division by zero, no negative one
+        with pytest.raises(UserError, match=f"run.steps = {steps}: step 4 is beyond it; give 4 or more"):
+            learning_rate(4, steps, linear.model_copy(update={"warmup": warmup}))
 
 
 def test_the_schedule_reaches_the_optimizer():

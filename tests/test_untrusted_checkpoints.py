@@ -102,7 +102,7 @@ def test_optimizer_tensors_that_do_not_fit(stolen, policy, changes):
 @pytest.mark.parametrize(("changes", "words"), [
     ({"step": "1"}, "'1' is no number of steps"), ({"step": 1.0}, "1.0 is no"), ({"step": True}, "True is no"),
     ({"step": -1}, "-1 is no"), ({"step": float("inf")}, "inf is no"), ({"step": None}, "None is no"),
-    ({"step": "\x1b[2J" * 10_000}, "x1b[2J"),
+    ({"step": "\x1b[2J" * 10_000}, "x1b[2J"), ({"step": 61}, "run.steps = 60, and "),
     ({"config": []}, "TypeError"), ({"config": "x"}, "TypeError"), ({"config": {}}, "--resume: algorithm.advantage is"),
     ({"data": None}, "and None in the checkpoint"), ({"versions": 3}, "TypeError"), ({"versions": ["torch"]}, "ValueError"),
     ({"optimizer": []}, "TypeError"), ({"optimizer": {}}, "KeyError"), ({"optimizer": {"0": 7}}, "TypeError")])

@@ -18,7 +18,7 @@ from grpo.types import Group, UserError
 from grpo.update import Updater
 from harness.checkpoint import FILES
 from harness.dry_step import dry_step
-from harness.files import fault
+from harness.files import fault, steps_in
 from harness.kept import read_kept
 
 
@@ -59,7 +59,7 @@ def read_batch(path: Path, model: str | None) -> Batch:
     lines = read_rollout(path, config.rollout.group_size)
     checkpoint = folder / "checkpoints" / f"step-{step - 1:05d}"
     if step > 1 and (wrong := fault(checkpoint, FILES)):
-        there = sorted(int(p.name[5:]) + 1 for p in checkpoint.parent.glob("step-*"))
+        there = [at + 1 for at, path in steps_in(checkpoint.parent).items() if fault(path, FILES) is None]
         usable = ", ".join(str(s) for s in [1, *there] if (path.parent / f"step-{s:05d}.jsonl").is_file())
         raise UserError(f"{path}: sampled from the LoRA of step {step - 1}, which {checkpoint} does not hold ({wrong}); "
                         f"steps that can be compared: {usable}; checkpoint.every and checkpoint.keep decide")
