@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from grpo.presets import PRESETS
+from harness.rollouts import WhichSteps
 from harness.schema import Section, read_config, to_yaml, validated
 
 
@@ -160,6 +161,12 @@ class Eval(Section):
                                 "LoRA that is kept, at the end anyway", examples=[50])
 
 
+class Records(Section):
+    """What is written down for grpo.report, grpo.compare and adapter.evaluate."""
+
+    rollouts: WhichSteps = Field("auto", description="whose completions are kept; auto: of as many as 5 GiB hold")
+
+
 class Checkpoint(Section):
     """When state is saved; always at the end."""
 
@@ -191,6 +198,7 @@ class Config(Section):
     optim: Optim = Optim()
     train: Train = Train()
     eval: Eval = Eval()
+    records: Records = Records()
     checkpoint: Checkpoint = Checkpoint()
     task: TaskRef
 
