@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from grpo.presets import PRESETS
+from grpo.presets import PRESETS, refuse_idle
 from harness.rollouts import WhichSteps
 from harness.schema import Section, read_config, to_yaml, validated
 
@@ -116,6 +116,7 @@ class Algorithm(Section):
         if self.advantage == "maxrl" and self.overlong == "penalised":
             raise ValueError("advantage maxrl needs rewards of 0 or more, and overlong penalised takes some below; "
                              "choose overlong masked")
+        refuse_idle(self.model_dump(), {name: field.default for name, field in Algorithm.model_fields.items()})
         return self
 
 

@@ -95,8 +95,8 @@ class Trainer:
         if ranks.first:
             self.log = RunLog(self.folder, self.done, config.run.steps, KeptSteps.of(config))
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
-        said += [self.policy.held, needs, str(check), str(KeptSteps.of(config)), "parity: log-probs more than "
-                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats apart over 1,000 tokens of a prompt stop the run"]
+        said += [self.policy.held, needs, str(check), str(KeptSteps.of(config)), "parity stops the run where log-probs are "
+                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats apart over 1,000 tokens of a prompt"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
         self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)
         self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
