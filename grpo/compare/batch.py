@@ -7,8 +7,6 @@ LoRA that checkpoint N-1 holds; step 1 from a new one, which the seed gives agai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from safetensors import safe_open
-
 from grpo.config import Config
 from grpo.policy import Policy, pick_device
 from grpo.report.records import read_rollout, read_run
@@ -18,7 +16,7 @@ from grpo.update import Updater
 from harness.checkpoint import FILES
 from harness.dry_step import dry_step
 from harness.files import fault, steps_in
-from harness.kept import read_kept
+from harness.kept import load_lora, read_kept
 from harness.rollouts import rollout_files
 
 
@@ -45,8 +43,7 @@ def read_batch(path: Path, model: str | None) -> Batch:
             raise UserError(f"{path}: stopped in its second epoch or later, when the policy had moved from the one that "
                             "sampled; compare a step of rollouts/")
         policy = _policy(kept.config)
-        with safe_open(path, "pt") as file:
-            policy.load_open(file, path)
+        load_lora(path, policy)
         return Batch(kept.step, path.parent.parent, _that_fits(kept.config, policy, kept.groups), kept.groups, policy,
                      kept.noise)
     recorded = rollout_files(path.parent)
