@@ -55,6 +55,9 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     args = parser.parse_intermixed_args(argv)
     if bad := [o for o in args.overrides if "=" not in o]:
         raise UserError(f"{bad[0]}: expected key.path=value, such as run.steps=10")
+    if args.allow_change and args.resume is None:
+        raise UserError(f"--allow-change {args.allow_change[0]}: allows a change since a checkpoint; add --resume, or leave "
+                        "it out")
     if args.resume and "=" in args.resume:
         raise UserError(f"--resume {args.resume}: expected a directory; put overrides before --resume")
     overrides = args.overrides + ([f"run.dir={args.resume}"] if args.resume else [])

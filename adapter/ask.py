@@ -23,7 +23,7 @@ from adapter.commands import add_api_options, given, run, settings_from
 from adapter.parse import VERDICTS, Verdict
 from adapter.prompt import PromptText
 from adapter.reward import resolve
-from adapter.settings import make_notation, make_upstream
+from adapter.settings import DRAWN, make_notation, make_upstream
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
@@ -60,8 +60,12 @@ class Chain:
         """
         from adapter.trained import TrainedAdapter
 
+        if unread := sorted(changes.keys() & {"data", *DRAWN}):
+            raise UserError(f"{unread[0]}: decides a run's data set, of which the chain reads nothing; leave it out")
         self._adapter = TrainedAdapter(Path(run_directory))
         run_settings = self._adapter.settings.model_dump() | {"api_yes": False}  # a run does not decide what is spent
+        if changes.get("upstream") == "simulated":
+            run_settings = {name: value for name, value in run_settings.items() if not name.startswith("api_")}
         settings = settings_from(changes | {"api_batch": False}, **run_settings)
         self.notation = make_notation(settings)
         self.upstream = api or make_upstream(settings, self._adapter.config.run.seed, quiet=True)

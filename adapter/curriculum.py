@@ -62,6 +62,11 @@ class Recipe:
     minutes: float = 60.0  # the schedule is shortened to fit
     figures: int = 1000  # samples per condition that the finished base is measured on
 
+    def __post_init__(self):
+        """Raises ValueError where a number is of samples that there are none of."""
+        if self.bare_samples and not self.bare:
+            raise ValueError(f"bare_samples {self.bare_samples} needs bare above 0")
+
     def range(self) -> Range:
         """The expressions the base must be able to compute."""
         return Range(tuple(self.operands), tuple(self.terms), self.limit)

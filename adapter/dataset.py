@@ -25,7 +25,7 @@ from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 from adapter.commands import add_api_options, given, run, settings_from
 from adapter.parse import parse_number
 from adapter.prompt import EXAMPLES
-from adapter.settings import Settings, make_notation, make_range, make_upstream
+from adapter.settings import DRAWN, Settings, make_notation, make_range, make_upstream
 from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
 from grpo.types import UserError
 from harness.files import write_text
@@ -108,6 +108,22 @@ def read(folder: Path, notation: Notation) -> Splits[list[Row]]:
                 raise UserError(f"{folder / f'{name}.jsonl'}: line {number}: {row.expression} is in {other}.jsonl too; "
                                 "delete it from one of them")
     return splits
+
+
+def check_said(settings: Settings, splits: Splits[list[Row]]) -> None:
+    """Raises UserError where a key by which data sets are drawn is not its default, and is not true of this one."""
+    said = {name for name in DRAWN if getattr(settings, name) != Settings.model_fields[name].default}
+    within, notation = make_range(settings), make_notation(settings)
+    for name, rows in splits._asdict().items():
+        path, value = Path(settings.data) / f"{name}.jsonl", getattr(settings, name)
+        if name in said and len(rows) != value:
+            raise UserError(f"task.{name} = {value}: {path} has {len(rows)} rows; set task.{name}={len(rows)}, or make "
+                            "another folder with python -m adapter.dataset")
+        for number, row in enumerate(rows, 1):
+            for key in sorted(within.misses(parse(row.expression, _notation(row.kind, notation))) & said):
+                raise UserError(f"task.{key} = {getattr(settings, key)}: {path}: line {number}: {row.expression[:60]} is "
+                                f"not within it; set task.{key} to what the folder was made with, or make another one with "
+                                "python -m adapter.dataset")
 
 
 def _question(expression: Expression, custom: bool, notation: Notation) -> Question:

@@ -6,7 +6,6 @@ problems in which it is the only symbol. A symbol reaches a level at the first s
 values is at least that level.
 """
 
-import re
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from adapter.outcomes import signs_in, stated
 from adapter.records import RolloutLine
 from grpo.types import UserError
 from harness.files import read_lines
+from harness.rollouts import rollout_files
 from symbols.expression import ExpressionError, Notation, parse
 
 WINDOW = 5  # values
 LEVELS = (0.5, 0.9)
 CURE = "delete the file, and its step is left out"
-_FILE = re.compile(r"step-([0-9]{5,15})\.jsonl")
 Curve = dict[int, float]  # step -> value, in order
 
 
@@ -44,7 +43,8 @@ def read_learning(run: Path, until: int, per_step: int, notation: Notation) -> L
     Raises UserError, naming file and line, where one is damaged.
     """
     read, rewards = ({sign: {} for sign in notation} for _ in range(2))
-    tally, files = Counter(), _files(run / "rollouts", until)
+    tally = Counter()
+    files = {step: path for step, path in rollout_files(run / "rollouts").items() if 1 <= step <= until}
     with tqdm(files.items(), desc="rollouts", unit="step", delay=1, leave=False, disable=None) as steps:
         for step, path in steps:
             right, sole = defaultdict(list), defaultdict(list)
@@ -76,13 +76,6 @@ def moving_mean(curve: Curve, window: int) -> Curve:
 def reached(curve: Curve, level: float) -> int | None:
     """The first step at which the mean of the last WINDOW values is at least `level`; None: not yet."""
     return next((step for step, mean in moving_mean(curve, WINDOW).items() if mean >= level - 1e-12), None)
-
-
-def _files(folder: Path, until: int) -> dict[int, Path]:
-    """The rollouts that are there, by step, in order: a config may claim more steps than anyone could count."""
-    found = {int(name[1]): path for path in folder.glob("step-*.jsonl")
-             if (name := _FILE.fullmatch(path.name)) and path.is_file()}
-    return {step: found[step] for step in sorted(found) if 1 <= step <= until}
 
 
 def _completions(path: Path, step: int, per_step: int, notation: Notation) -> Iterator[RolloutLine]:

@@ -141,7 +141,7 @@ def main(recipe: Recipe) -> None:
 
 
 def read_recipe(words: list[str]) -> Recipe:
-    """A recipe from `[FILE.yaml] [key=value ...]`. Raises OmegaConfBaseException, OSError, yaml.YAMLError."""
+    """A recipe from `[FILE.yaml] [key=value ...]`. Raises OmegaConfBaseException, OSError, yaml.YAMLError, ValueError."""
     files = [OmegaConf.load(word) for word in words if "=" not in word]
     given = OmegaConf.from_cli([word for word in words if "=" in word])
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Recipe), *files, given))
@@ -151,7 +151,7 @@ if __name__ == "__main__":
     outlast_readers()
     try:
         chosen = read_recipe(sys.argv[1:])
-    except (OmegaConfBaseException, OSError, YAMLError) as error:
+    except (OmegaConfBaseException, OSError, YAMLError, ValueError) as error:
         sys.exit(f"error: {str(error).splitlines()[0]}; give key=value, or a file of them (configs/pretrain/full.yaml), "
                  "with the keys of Recipe in adapter/curriculum.py")
     main(chosen)

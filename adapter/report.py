@@ -111,7 +111,7 @@ def symbol_table(learning: Learning, notation: Notation) -> list[str]:
             "reward": "mean reward on problems in which it is the only symbol"}[learning.basis]
     if not learning.steps:
         return ["symbols: not known, there are no rollouts"]
-    lines = [f"symbols: {what}; mean of {WINDOW} steps",
+    lines = [f"symbols: {what}; mean of {WINDOW} recorded steps",
              f"  {'symbol':<10}" + "".join(f"{f'reached {100 * level:.0f} %':>18}" for level in LEVELS) + f"{'last':>10}"]
     for sign, op in notation.items():
         curve = learning.curves[sign]
@@ -120,7 +120,8 @@ def symbol_table(learning: Learning, notation: Notation) -> list[str]:
         lines.append(f"  {f'{sign}  ({op})':<10}" + "".join(f"{step:>18}" for step in steps)
                      + f"{_percent(last[0] if last else None):>10}")
     if learning.missing:
-        lines.append(f"  rollouts of {learning.missing} of {learning.steps + learning.missing} steps are missing")
+        lines.append(f"  rollouts/ holds {learning.steps} of {learning.steps + learning.missing} steps; records.rollouts "
+                     "decides which are kept")
     return lines
 
 

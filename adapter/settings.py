@@ -14,6 +14,9 @@ from symbols.generate import Range
 UpstreamName = Literal["simulated", "anthropic", "vertex"]
 
 
+DRAWN = ("operands", "terms", "limit", "train", "validation", "test")  # keys by which a data set is drawn
+
+
 class Settings(BaseModel):
     """What to ask, of which API, and what the adapter is told."""
 
@@ -21,8 +24,8 @@ class Settings(BaseModel):
     condition: Condition = Field("vague", description="what the prompt tells, adapter/prompt.py")
     symbols: dict[str, str] = Field({sign: op.value for sign, op in GREEK.items()},
                                     description="sign -> one of + − × ÷, one for each")
-    data: str | None = Field(None, description="a folder made by `python -m adapter.dataset`; without it the data set is "
-                                               "drawn from the keys below", examples=["data/mine"])
+    data: str | None = Field(None, description="a folder made by `python -m adapter.dataset`, of which the keys below must "
+                                               "be true; without it a data set is drawn by them", examples=["data/mine"])
     operands: list[int] = Field([1, 99], min_length=2, max_length=2, description="smallest and largest")
     terms: list[int] = Field([2, 4], min_length=2, max_length=2, description="fewest and most operands")
     limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")
@@ -70,11 +73,22 @@ class Settings(BaseModel):
                              "file, and a stranger's config must not add to just any")
         return name
 
+    @field_validator("api_model", "api_max_tokens", "api_answers", "api_concurrency")
+    @classmethod
+    def _there_is_an_api(cls, value: object, info: ValidationInfo) -> object:
+        if info.data.get("upstream") == "simulated" and value != cls.model_fields[info.field_name].default:
+            raise ValueError("upstream=simulated asks no API; choose upstream anthropic or vertex, or leave this out")
+        return value
+
     @field_validator("api_batch")
     @classmethod
     def _batches_are_the_apis_own(cls, batch: bool, info: ValidationInfo) -> bool:
         if batch and info.data.get("upstream") != "anthropic":
             raise ValueError("batches are asked of the API itself; it needs upstream=anthropic")
+        if batch and info.data.get("data") is not None:
+            raise ValueError("the data set has its answers, and nothing is asked; leave this out")
+        if batch and info.data.get("api_concurrency") != cls.model_fields["api_concurrency"].default:
+            raise ValueError("a batch holds all questions, and api_concurrency is for those asked one by one; leave one out")
         return batch
 
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 
 from adapter import claude
-from adapter.dataset import Row, Splits, build, read
+from adapter.dataset import Row, Splits, build, check_said, read
 from adapter.outcomes import api_right, chance
 from adapter.parse import Unparsed, boxes_in, in_short
 from adapter.prompt import PromptText
@@ -28,6 +28,7 @@ class SymbolTask:
         self.prompt = PromptText(settings.condition, self.notation)
         if settings.data is not None:
             splits = read(Path(settings.data), self.notation)
+            check_said(settings, splits)
         else:
             try:
                 splits = build(seed, Splits(settings.train, settings.validation, settings.test), make_range(settings),

@@ -22,7 +22,7 @@ from adapter.records import EVALUATION, read_kept
 from adapter.settings import Settings
 from grpo.config import Config, Lora, load
 from grpo.policy import SETTINGS, WEIGHTS, Chat, pick_device
-from grpo.types import Problem, Prompt, UserError
+from grpo.types import Problem, UserError
 from harness import checkpoint
 from harness.best import FOLDER
 from harness.files import MANIFEST, read_object, sha256, steps_in
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from grpo.sampler import Sampler
 
 TASK = "adapter.task:SymbolTask"
-LONGEST_CONTEXT = 4096  # tokens of prompt and completion; a longer one is refused
+LONGEST_PROMPT = 4096  # tokens; vLLM's KV cache must hold one of these and its completion
 LONGEST_SETTINGS = 2**20  # bytes of adapter_config.json; PEFT writes 1,000
 
 
@@ -71,7 +71,7 @@ class TrainedAdapter(Chat):
         self.scale = self.config.lora.alpha / self.config.lora.rank
         self._wanted = self._lora
         self._served: dict[str, torch.Tensor] | None = self._lora
-        self._context = min(self.max_tokens, LONGEST_CONTEXT)
+        self._longest = LONGEST_PROMPT  # tokens of a prompt, as the engine has room for
 
     def lora(self) -> dict[str, torch.Tensor]:
         """See Served of grpo.sampler."""
@@ -87,8 +87,19 @@ class TrainedAdapter(Chat):
             "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none", "inference_mode": True}) + "\n")
 
     def complete(self, problems: Sequence[Problem]) -> list[Completion]:
-        """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long."""
-        prompts = [self._encoded(problem) for problem in problems]
+        """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long.
+
+        Completions may be as long as in training. Later prompts may be as long as the longest that is asked first, and
+        LONGEST_PROMPT in any case where the model has the positions.
+        """
+        prompts = [self.encode(problem) for problem in problems]
+        if "_engine" not in vars(self):
+            room = self.max_tokens - self.config.rollout.max_new_tokens
+            self._longest = min(room, max([LONGEST_PROMPT, *(len(prompt.token_ids) for prompt in prompts)]))
+        for prompt in prompts:
+            if len(prompt.token_ids) > self._longest:
+                raise UserError(f"{prompt.problem.name[:40]}...: its prompt has {len(prompt.token_ids)} tokens; at most "
+                                f"{self._longest} leave the adapter room to answer")
         if self._served is not self._wanted:
             self._served = None  # a swap that fails may leave either
             self._engine.swap_lora(self._wanted)
@@ -117,16 +128,9 @@ class TrainedAdapter(Chat):
     def _engine(self) -> "Sampler":
         from grpo.sampler import Sampler
 
-        engine = Sampler(self, self.config, self._context)
+        engine = Sampler(self, self.config, self._longest + self.config.rollout.max_new_tokens)
         engine.serve(self)
         return engine
-
-    def _encoded(self, problem: Problem) -> Prompt:
-        prompt, room = self.encode(problem), self._context - self.config.rollout.max_new_tokens
-        if len(prompt.token_ids) > room:
-            raise UserError(f"{problem.name[:40]}...: its prompt has {len(prompt.token_ids)} tokens; at most {room} leave "
-                            "the adapter room to answer")
-        return prompt
 
 
 def _kept_lora(run: Path, config: Config) -> tuple[Path, int, int]:

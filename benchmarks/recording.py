@@ -1,4 +1,4 @@
-"""What it costs to record a step for the report: rollouts/step-N.jsonl, lora.jsonl. Prints JSON.
+"""What it costs to record a step for the report: rollouts/step-N.jsonl.gz, lora.jsonl. Prints JSON.
 
     python -m benchmarks.recording [--run RUN]
 
@@ -53,7 +53,7 @@ def flagship(folder: Path, device: torch.device) -> dict[str, float]:
         spent["modules"].append(time.perf_counter() - between)
     log.close()
     found = {name: round(statistics.median(seconds), 4) for name, seconds in spent.items()}
-    size = (folder / "rollouts" / "step-00001.jsonl").stat().st_size
+    size = (folder / "rollouts" / "step-00001.jsonl.gz").stat().st_size
     return {**found, "mib": round(size / 2**20, 2), "share_of_a_step": round(sum(found.values()) / STEP_8B, 5)}
 
 

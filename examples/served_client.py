@@ -11,15 +11,18 @@ from symbols.expression import GREEK
 
 
 class ServedAdapter:
-    """An adapter behind vLLM's own server. `url` is the server's, `name` the one --lora-modules gave it."""
+    """An adapter behind vLLM's own server. `url` is the server's, `name` the one --lora-modules gave it.
 
-    def __init__(self, url: str, name: str = "adapter", condition: str = "vague"):
+    max_tokens: the run's rollout.max_new_tokens; configs/tiny.yaml has 96.
+    """
+
+    def __init__(self, url: str, name: str = "adapter", condition: str = "vague", max_tokens: int = 96):
         self._client = anthropic.Anthropic(base_url=url, api_key=os.environ.get("VLLM_API_KEY", "none"))
-        self._name, self._prompt = name, PromptText(condition, GREEK)
+        self._name, self._prompt, self._max_tokens = name, PromptText(condition, GREEK), max_tokens
 
     def correct(self, expression: str, api_answer: str) -> str | None:
         """The final answer, given the API's (a number, or "none"); None where the adapter gives none."""
-        reply = self._client.messages.create(model=self._name, max_tokens=96,
+        reply = self._client.messages.create(model=self._name, max_tokens=self._max_tokens,
                                              messages=self._prompt.messages(expression, api_answer))
         answer = resolve(self._prompt.answer_in(reply.content[0].text), api_answer)
         return None if answer is None else str(answer)

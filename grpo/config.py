@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from grpo.presets import PRESETS
+from grpo.presets import PRESETS, refuse_idle
+from harness.rollouts import WhichSteps
 from harness.schema import Section, read_config, to_yaml, validated
 
 
@@ -115,6 +116,7 @@ class Algorithm(Section):
         if self.advantage == "maxrl" and self.overlong == "penalised":
             raise ValueError("advantage maxrl needs rewards of 0 or more, and overlong penalised takes some below; "
                              "choose overlong masked")
+        refuse_idle(self.model_dump(), {name: field.default for name, field in Algorithm.model_fields.items()})
         return self
 
 
@@ -160,6 +162,12 @@ class Eval(Section):
                                 "LoRA that is kept, at the end anyway", examples=[50])
 
 
+class Records(Section):
+    """What is written down for grpo.report, grpo.compare and adapter.evaluate."""
+
+    rollouts: WhichSteps = Field("auto", description="whose completions are kept; auto: of as many as 5 GiB hold")
+
+
 class Checkpoint(Section):
     """When state is saved; always at the end."""
 
@@ -191,6 +199,7 @@ class Config(Section):
     optim: Optim = Optim()
     train: Train = Train()
     eval: Eval = Eval()
+    records: Records = Records()
     checkpoint: Checkpoint = Checkpoint()
     task: TaskRef
 

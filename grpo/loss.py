@@ -66,7 +66,7 @@ def cispo(logp: torch.Tensor, r: torch.Tensor, advantage: torch.Tensor, settings
 def reinforce(logp: torch.Tensor, r: torch.Tensor, advantage: torch.Tensor, settings: Algorithm) -> Surrogate:
     """(-A log pi, nothing clipped): the plain policy gradient (Williams 1992); at r = 1 it has `clip`'s gradient.
 
-    Nothing makes up for r != 1, so with `epochs` above 1 the later steps are off policy and biased.
+    Nothing makes up for r != 1, so that `epochs` above 1, whose later steps are off policy, are refused.
     """
     return -advantage * logp, torch.zeros_like(logp, dtype=torch.bool)
 

@@ -169,9 +169,9 @@ class Policy(Chat):
         with safe_open(folder / WEIGHTS, "pt") as file:
             self.load_open(file, folder / WEIGHTS)
 
-    def load_open(self, file: safe_open, path: Path) -> None:
-        """The same from a file that is open. Names and shapes are compared before a number is read."""
-        shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - no dict
+    def load_open(self, file: safe_open, path: Path, beside: str = "") -> None:
+        """The same from an open file, which may hold `beside` too. Names and shapes are compared before a number is read."""
+        shapes = {name: file.get_slice(name).get_shape() for name in file.keys() if name != beside}  # noqa: SIM118 - no dict
         if shapes != {name: list(p.shape) for name, p in self.parameters.items()}:
             raise UserError(f"{path}: the LoRA of another base, rank or targets; go on with the run's own config")
         self.load_tensors({name: file.get_tensor(name) for name in shapes})

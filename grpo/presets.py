@@ -1,8 +1,9 @@
-"""Published algorithms by name: `algorithm: dapo` in a config, and single keys on top.
+"""Published algorithms by name: `algorithm: dapo` in a config, and single keys on top. Which keys go together.
 
 grpo/config.py says what each key means; one that a preset leaves out has its default. What no key can say is said here.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -26,3 +27,29 @@ PRESETS: dict[str, dict[str, Any]] = {
     # Maximum Likelihood Reinforcement Learning, 2602.02710
     "maxrl": {"advantage": "maxrl", "loss": "reinforce", "aggregation": "token_mean"},
 }
+
+Keys = Mapping[str, Any]  # of `algorithm`
+NEEDS: dict[str, tuple[str, Callable[[Keys], bool]]] = {  # a key that nothing reads without another: in words, and asked
+    "eps_low": ("loss clip or dual_clip", lambda a: a["loss"] in ("clip", "dual_clip")),
+    "eps_high": ("loss clip, dual_clip or cispo", lambda a: a["loss"] != "reinforce"),
+    "dual_clip_at": ("loss dual_clip", lambda a: a["loss"] == "dual_clip"),
+    "epochs": ("loss clip, dual_clip or cispo: reinforce has no ratio, which makes up for a policy that has moved",
+               lambda a: a["epochs"] == 1 or a["loss"] != "reinforce"),
+    "kl": ("beta above 0", lambda a: a["beta"] != 0),
+    "correction_low": ("correction masked", lambda a: a["correction"] == "masked"),
+    "correction_high": ("correction truncated or masked", lambda a: a["correction"] != "none"),
+    "overlong_buffer": ("overlong penalised", lambda a: a["overlong"] == "penalised"),
+}
+
+
+def idle(keys: Keys) -> list[str]:
+    """The keys that nothing reads beside the others."""
+    return [key for key, (_, read) in NEEDS.items() if not read(keys)]
+
+
+def refuse_idle(keys: Keys, defaults: Keys) -> None:
+    """Raises ValueError where an idle key has another value than its default or its preset's: someone wanted it obeyed."""
+    plain = {**defaults, **PRESETS.get(str(keys["preset"]), {})}
+    for key in idle(keys):
+        if keys[key] != plain[key]:
+            raise ValueError(f"{key} {keys[key]} needs {NEEDS[key][0]}; choose that, or leave {key} out")

@@ -12,14 +12,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from safetensors import safe_open
-
 from grpo.config import Config
 from grpo.policy import Policy, pick_device
 from grpo.rollout import advantages, sampling_seed
 from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater
-from harness.kept import read_kept
+from harness.kept import load_lora, read_kept
 from harness.parity import parity_metrics
 
 
@@ -43,8 +41,7 @@ def replay(path: Path, overrides: Sequence[str], sample: bool) -> int:
     kept = read_kept(path, overrides)
     step, config, groups = kept.step, kept.config, kept.groups
     policy = Policy(config.model, config.lora, pick_device(config.model), config.run.seed)
-    with safe_open(path, "pt") as file:
-        policy.load_open(file, path)
+    load_lora(path, policy)
     updater = Updater(policy, config)
     updater.logp_old, updater.noise = kept.logp_old, kept.noise
     print(f"step {step} stopped its run: {kept.reason}")

@@ -35,11 +35,10 @@ from vllm.platforms import current_platform
 from grpo.config import Config
 from grpo.policy import Chat
 from grpo.types import Prompt, Sample, UserError
+from harness.engine_faults import why_not
 from harness.identity import fingerprint
-from harness.memory import ran_out
 from harness.parity import SyncError
 from speed.engine import (
-    does_not_fit,
     served_rank,
     settings,
     start_lightly,
@@ -85,21 +84,10 @@ class Sampler:
                 use_tqdm_on_load=False, disable_log_stats=True, max_num_seqs=config.rollout.max_sequences,
                 enable_lora=True, max_loras=1, max_lora_rank=served_rank(config.lora.rank), enable_prefix_caching=True,
                 logprobs_mode="processed_logprobs", **settings(config, on_gpu))
-        except (ValueError, RuntimeError) as error:  # vLLM has no type of its own for these
-            if "Cannot find any model weights" in str(error):
-                raise UserError(f"model.path = {chat.path}: no causal language model there (no weights in safetensors); "
-                                "give a Hugging Face model directory, such as models/tiny") from None
-            if not ran_out(error) and not any(words in str(error) for words in (
-                    "Free memory", "available memory", "KV cache", "cache blocks")):
-                raise
-            raise does_not_fit(error, config, on_gpu) from None
-        except AssertionError as error:
-            if "memory profiling" not in str(error):
-                raise
-            raise UserError("another process gave memory of this GPU back while vLLM measured what is free; start again, "
-                            "and processes that share a GPU one after the other") from None
-        except SafetensorError as error:
-            raise UserError(f"model.path = {chat.path}: weights that cannot be read ({error}); copy them anew") from None
+        except (ValueError, RuntimeError, AssertionError, SafetensorError) as error:  # vLLM has no types of its own
+            if told := why_not(error, chat.path, config, on_gpu):
+                raise told from None
+            raise
         if not on_gpu:
             self._llm.apply_model(two_products_a_layer_cpu)
 

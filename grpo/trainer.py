@@ -32,6 +32,7 @@ from harness.memory import memory_metrics
 from harness.metrics import completion_lines, rollout_metrics
 from harness.parity import SyncError, bound
 from harness.records import Clock, RunLog, shown
+from harness.rollouts import KeptSteps
 from harness.selftest import check_served, self_test
 from harness.signals import deferred, ignore
 from harness.startup import QUIET, Startup
@@ -92,10 +93,10 @@ class Trainer:
         said += self.best.restore(self.done, self.evaluations.rows["validation"], self.policy) if ranks.first else []
         self.best.at = ranks.gather(self.best.at, tuple[int, float] | None)[0]
         if ranks.first:
-            self.log = RunLog(self.folder, self.done, config.run.steps)
+            self.log = RunLog(self.folder, self.done, config.run.steps, KeptSteps.of(config))
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
-        said += [self.policy.held, *needs, str(check), "parity: log-probs that differ by more than "
-                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats over 1,000 tokens of a prompt stop the run"]
+        said += [self.policy.held, *needs, str(check), str(KeptSteps.of(config)), "parity stops the run where log-probs are "
+                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats apart over 1,000 tokens of a prompt"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
         self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)
         self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))

@@ -5,11 +5,13 @@ it. A directory's manifest.json holds the SHA-256 of each of its files.
 """
 
 import errno
+import gzip
 import hashlib
 import json
 import os
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,10 +59,13 @@ Line = TypeVar("Line", bound=BaseModel)
 
 
 def read_lines(path: Path, kind: type[Line], cure: str) -> Iterator[tuple[int, Line]]:
-    """The lines of a JSONL file, with their numbers. Raises UserError, naming file, line and cure, where one is damaged."""
+    """The lines of a JSONL file, gzip'd if its name ends in .gz, with their numbers.
+
+    Raises UserError, naming file, line and cure, where one is damaged.
+    """
     number = 0
     try:
-        with path.open("rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             while text := file.readline(LONGEST_LINE):
                 number += 1
                 if not text.endswith(b"\n"):
@@ -70,6 +75,8 @@ def read_lines(path: Path, kind: type[Line], cure: str) -> Iterator[tuple[int, L
                     yield number, kind.model_validate_json(text)
                 except ValidationError as error:
                     raise UserError(f"{path}: line {number}: {first_fault(error)}; {cure}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile):
+        raise UserError(f"{path}: line {number + 1}: no gzip data, or cut short; {cure}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); name a folder that train.py wrote") from None
 

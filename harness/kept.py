@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from omegaconf import OmegaConf
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -15,9 +16,10 @@ from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, U
 from harness.schema import from_command_line, validated
 
 if TYPE_CHECKING:
+    from grpo.policy import Policy
     from grpo.update import Updater
 
-KEY = "step"  # of the file's metadata: everything but the LoRA, as JSON
+KEY = "step"  # a tensor of bytes: everything but the LoRA, as JSON; a file's metadata may have 100 MB, and this has more
 
 
 def keep(folder: Path, step: int, updater: "Updater", groups: list[Group], reason: str) -> Path:
@@ -33,7 +35,8 @@ def keep(folder: Path, step: int, updater: "Updater", groups: list[Group], reaso
     path = folder / f"step-{step:05d}.safetensors"
     folder.mkdir(exist_ok=True)
     lora = {name: t.cpu().contiguous() for name, t in updater.policy.lora().items()}
-    path.write_bytes(save(lora, {KEY: json.dumps(about, default=repr)}))
+    text = bytearray(json.dumps(about, default=repr).encode())
+    path.write_bytes(save({**lora, KEY: torch.frombuffer(text, dtype=torch.uint8)}))
     return path
 
 
@@ -64,7 +67,7 @@ def read_kept(path: Path, overrides: Sequence[str] = ()) -> Kept:
     """A kept step. Raises UserError where the file is none of `keep`'s."""
     try:
         with safe_open(path, "pt") as file:
-            about = json.loads(file.metadata()[KEY])
+            about = json.loads(file.get_tensor(KEY).numpy().tobytes())
         groups = [_group(g) for g in about["groups"]]
         logp_old = {(p, row): logp for p, row, logp in about["logp_old"]}
         noise = float(about.get("noise", 0.0))
@@ -73,6 +76,12 @@ def read_kept(path: Path, overrides: Sequence[str] = ()) -> Kept:
         raise UserError(f"{path}: no step that a run kept ({error}); name a file of runs/NAME/repro/") from None
     tree = OmegaConf.merge(tree, from_command_line(overrides))
     return Kept(step, reason, validated(Config, OmegaConf.to_container(tree)), groups, logp_old, noise)
+
+
+def load_lora(path: Path, policy: "Policy") -> None:
+    """Give the policy the LoRA of a kept step. Raises UserError where it is another policy's."""
+    with safe_open(path, "pt") as file:
+        policy.load_open(file, path, KEY)
 
 
 def _group(g: dict) -> Group:

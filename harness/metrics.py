@@ -38,7 +38,10 @@ def rollout_metrics(groups: list[Group], replaced: list[Group]) -> Metrics:
 def completion_lines(
     step: int, groups: list[Group], advantages_PG: torch.Tensor, logs: TokenLogs
 ) -> Iterator[dict[str, Any]]:
-    """One object a completion. The trainer's values are null where it had no reason to look."""
+    """One object a completion, the prompt's text in the first of its group alone.
+
+    The trainer's values are null where it had no reason to look.
+    """
     advantages = np.round(advantages_PG.double().numpy(), 6).tolist()
     for p, group in enumerate(groups):
         found = [logs.get((p, row)) for row in range(len(group.completions))]
@@ -46,7 +49,8 @@ def completion_lines(
                    **{name: _short([log and getattr(log, field) for log in found]) for name, field in TRAINERS.items()}}
         for row, completion in enumerate(group.completions):
             yield {"step": step, "problem": group.prompt.problem.name, "kind": group.prompt.problem.kind,
-                   "prompt": group.prompt.text, "completion": completion.text, "token_ids": completion.sample.token_ids,
+                   **({} if row else {"prompt": group.prompt.text}), "completion": completion.text,
+                   "token_ids": completion.sample.token_ids,
                    **{name: values[row] for name, values in columns.items()}, "reward": completion.score.reward,
                    "advantage": advantages[p][row], "finish_reason": completion.sample.finish_reason}
 

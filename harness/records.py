@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from grpo.types import Metrics, Table, UserError
 from harness.files import flush
+from harness.rollouts import ALL, KeptSteps, rollout_files, write_rollout
 
 LONGEST_LINE = 2**20  # bytes of metrics.jsonl and lora.jsonl
 
@@ -50,8 +51,8 @@ class Clock:
 class RunLog:
     """The records of a run directory, from step `start + 1` on; later ones of an earlier attempt are dropped."""
 
-    def __init__(self, folder: Path, start: int, steps: int):
-        self._rollouts = folder / "rollouts"
+    def __init__(self, folder: Path, start: int, steps: int, kept: KeptSteps = ALL):
+        self._rollouts, self._kept = folder / "rollouts", kept
         self._rollouts.mkdir(parents=True, exist_ok=True)
         self._metrics, self._modules = folder / "metrics.jsonl", folder / "lora.jsonl"
         self._keep_until(start)
@@ -82,10 +83,9 @@ class RunLog:
         self._bar.write(line, file=sys.stdout)
 
     def completions(self, step: int, lines: Iterable[dict[str, Any]]) -> None:
-        """A file of the step, one line a completion."""
-        with (self._rollouts / f"step-{step:05d}.jsonl").open("wb") as file:
-            for line in lines:
-                file.write(msgspec.json.encode(line) + b"\n")  # a tenth of json's time: a large step has 400,000 numbers
+        """A file of the step, one line a completion, where it is a step whose completions are kept."""
+        if self._kept.has(step):
+            write_rollout(self._rollouts, step, lines)
 
     def modules(self, step: int, health: dict[str, Any]) -> None:
         """A line of lora.jsonl: what harness/lora_health.py says of each module."""
@@ -111,8 +111,8 @@ class RunLog:
                     if _step_of(path, line) <= step:
                         kept.write(line)
             part.replace(path)
-        for file in self._rollouts.glob("step-*.jsonl"):
-            if (number := file.stem.removeprefix("step-")).isdecimal() and int(number) > step:
+        for number, file in rollout_files(self._rollouts).items():
+            if number > step:
                 file.unlink()
 
 

@@ -11,7 +11,7 @@ from harness.files import brief, free_name, writable, write_text
 
 CONFIG = "config.yaml"
 # between start and resume
-MAY_CHANGE = ("run.steps", "run.dir", "run.give_up_after", "eval", "checkpoint.every", "checkpoint.keep")
+MAY_CHANGE = ("run.steps", "run.dir", "run.give_up_after", "eval", "records", "checkpoint.every", "checkpoint.keep")
 
 _held: dict[Path, IO] = {}  # the locks of this process, which end with it, however it ends
 

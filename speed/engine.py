@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from grpo.types import UserError
-
 if TYPE_CHECKING:
     from grpo.config import Config
 
@@ -40,14 +38,6 @@ def settings(config: "Config", on_gpu: bool) -> dict[str, object]:
 def served_rank(rank: int) -> int:
     """The smallest buffer rank vLLM offers that holds the LoRA's."""
     return next(r for r in (8, 16, 32, 64, 128, 256, 320, 512) if r >= rank)
-
-
-def does_not_fit(error: Exception, config: "Config", on_gpu: bool) -> UserError:
-    """vLLM's complaint about memory, and which key to change."""
-    rollout = config.rollout
-    cure = (f"raise rollout.gpu_memory_share (now {rollout.gpu_memory_share}), or lower rollout.max_sequences" if on_gpu else
-            f"lower rollout.cpu_kv_cache_gib (now {rollout.cpu_kv_cache_gib}), or make room")
-    return UserError(f"vLLM does not fit: {' '.join(str(error).split())[:300]}; {cure}")
 
 
 def two_products_a_layer_cpu(model: torch.nn.Module) -> None:

@@ -26,6 +26,14 @@ class Range:
     terms: tuple[int, int] = (2, 4)
     limit: int = 10**9
 
+    def misses(self, expression: Expression) -> set[str]:
+        """The bounds, by name, that an expression does not keep."""
+        (low, high), (fewest, most) = self.operands, self.terms
+        kept = {"operands": all(low <= n <= high for n in expression.operands),
+                "terms": fewest <= len(expression.operands) <= most,
+                "limit": steps(expression, self.limit)[-1].value is not None}
+        return {name for name, is_kept in kept.items() if not is_kept}
+
 
 def draw(rng: random.Random, within: Range) -> Expression:
     """One expression: the number of terms uniform, each operator uniform, then operands that fit.

@@ -1,5 +1,6 @@
 """Shared pieces: the tiny policy, small configs, and the plain padded pass that the shared-prefix pass must equal."""
 
+import gzip
 import json
 import os
 import signal
@@ -94,8 +95,15 @@ def run_train(*arguments: str, timeout: float = 300) -> subprocess.CompletedProc
 
 
 def lines(path: Path) -> list[dict]:
-    """The objects of a JSONL file."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """The objects of a JSONL file, gzip'd if its name says so."""
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        return [json.loads(line) for line in file]
+
+
+def write_lines(path: Path, objects: list[dict]) -> None:
+    """Such a file."""
+    text = "".join(json.dumps(one) + "\n" for one in objects).encode()
+    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
 
 
 def shared_by_workers(tmp_path_factory: pytest.TempPathFactory) -> Path:

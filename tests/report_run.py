@@ -17,6 +17,7 @@ from harness.alarms import Alarms
 from harness.evaluations import Evaluations
 from harness.metrics import completion_lines, rollout_metrics
 from harness.records import RunLog
+from harness.rollouts import KeptSteps
 from tests.conftest import ROOT, tiny_config
 
 SMALL = ("run.steps=6", "rollout.prompts_per_step=3", "rollout.group_size=8")
@@ -34,7 +35,7 @@ def fabricate(folder: Path, *overrides: str, distinct: int = 3, tokens: tuple[in
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(config.dump())
-    log, alarms = RunLog(folder, 0, config.run.steps), Alarms()
+    log, alarms = RunLog(folder, 0, config.run.steps, KeptSteps.of(config)), Alarms()
     evaluations = Evaluations(folder / "evaluation.json", {}, before=1)
     for step in range(1, config.run.steps + 1):
         rollouts = folder / "rollouts"
@@ -46,7 +47,7 @@ def fabricate(folder: Path, *overrides: str, distinct: int = 3, tokens: tuple[in
             found |= {"policy/kl_ref": 0.01 * step} if config.algorithm.beta > 0 else {}
             found |= {"policy/correction": 1.001} if config.algorithm.correction != "none" else {}
         else:
-            os.link(rollouts / f"step-{(step - 1) % distinct + 1:05d}.jsonl", rollouts / f"step-{step:05d}.jsonl")
+            os.link(rollouts / f"step-{(step - 1) % distinct + 1:05d}.jsonl.gz", rollouts / f"step-{step:05d}.jsonl.gz")
         share = step / config.run.steps
         log.modules(step, {name: (0.01 * share * (n + 1), None if step == 2 else 0.1 + n, 1 + share * n)
                            for n, name in enumerate(MODULES)})

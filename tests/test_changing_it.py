@@ -90,7 +90,7 @@ def test_a_new_advantage(copy):
     assert metrics[0]["tokens/trained"] > 0
     assert "advantage: median" in (copy / "runs" / "median" / "config.yaml").read_text()
     seen = set()
-    sampled = lines(copy / "runs" / "median" / "rollouts" / "step-00001.jsonl")
+    sampled = lines(copy / "runs" / "median" / "rollouts" / "step-00001.jsonl.gz")
     for group in (sampled[at : at + 8] for at in range(0, len(sampled), 8)):
         middle = statistics.median(c["reward"] for c in group)
         assert [c["advantage"] for c in group] == [c["reward"] - middle for c in group]
@@ -151,7 +151,7 @@ def test_a_new_sampler_and_one_that_samples_from_another_distribution(copy):
     trained = [m for m in metrics if m["tokens/trained"]]
     assert trained
     assert all(m["parity/logp_mean_abs_diff"] < 1e-5 for m in trained)
-    sampled = lines(copy / "runs" / "generate" / "rollouts" / "step-00001.jsonl")
+    sampled = lines(copy / "runs" / "generate" / "rollouts" / "step-00001.jsonl.gz")
     assert len(sampled) == 3 * 8
     assert len({tuple(line["token_ids"]) for line in sampled}) > 3
     assert all(line["token_ids"][-1] == 2 and 2 not in line["token_ids"][:-1] for line in sampled

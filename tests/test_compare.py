@@ -38,7 +38,7 @@ def varied(tmp_path_factory):
 
 
 def compared(run, step: int, *arguments: str) -> dict:
-    assert main([str(run / "rollouts" / f"step-{step:05d}.jsonl"), *arguments]) == 0
+    assert main([str(run / "rollouts" / f"step-{step:05d}.jsonl.gz"), *arguments]) == 0
     return json.loads((run / "compare" / f"step-{step:05d}.json").read_text())
 
 
@@ -52,7 +52,7 @@ def test_at_the_policy_that_sampled_the_numbers_are_the_runs_own(run, capsys):
     assert all(v["clipped"] == 0 for v in variants.values())
     for name in ("dapo", "loss=reinforce", "loss=cispo"):  # all the plain policy gradient at r = 1
         assert variants[name]["grad_norm"] == pytest.approx(own["grad_norm"], rel=1e-4)
-    rollout = lines(run / "rollouts" / "step-00001.jsonl")
+    rollout = lines(run / "rollouts" / "step-00001.jsonl.gz")
     for p, group in enumerate(own["groups"]):
         of = rollout[32 * p : 32 * (p + 1)]
         right = [line for line in of if line["reward"] > 0]
@@ -89,8 +89,8 @@ def test_after_an_update_ratios_differ_and_tight_bounds_clip(varied):
 
 def test_the_policy_is_the_one_that_sampled(varied):
     """The checkpoint before the step gives every token the log-prob that the run's trainer gave it."""
-    logp = sampled_logps(read_batch(varied / "rollouts" / "step-00003.jsonl", None))
-    for at, line in enumerate(lines(varied / "rollouts" / "step-00003.jsonl")):
+    logp = sampled_logps(read_batch(varied / "rollouts" / "step-00003.jsonl.gz", None))
+    for at, line in enumerate(lines(varied / "rollouts" / "step-00003.jsonl.gz")):
         assert logp[divmod(at, 32)] == pytest.approx(line["logp_trainer"], abs=1e-4)
 
 
@@ -98,20 +98,20 @@ def test_another_lora_than_the_one_that_sampled_is_noticed(varied, tmp_path, cap
     changed = shutil.copytree(varied, tmp_path / "run")
     shutil.rmtree(changed / "checkpoints" / "step-00002")
     shutil.copytree(changed / "checkpoints" / "step-00003", changed / "checkpoints" / "step-00002")
-    assert main([str(changed / "rollouts" / "step-00003.jsonl")]) == 1
+    assert main([str(changed / "rollouts" / "step-00003.jsonl.gz")]) == 1
     assert "vLLM's log-probs differ from the trainer's" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("arguments", "words"), [
-    (["rollouts/step-00005.jsonl"], "steps that can be compared: 1, 17; checkpoint.every"),
-    (["rollouts/step-00099.jsonl"], "no recorded step; name a file such as"),
+    (["rollouts/step-00005.jsonl.gz"], "steps that can be compared: 1, 17; checkpoint.every"),
+    (["rollouts/step-00099.jsonl.gz"], "no recorded step; name a file such as"),
     (["config.yaml"], "no recorded step"), (["repro/step-00001.safetensors"], "no step that a run kept"),
-    (["rollouts/step-00001.jsonl", "dapi"], "algorithm.preset = 'dapi'"),
-    (["rollouts/step-00001.jsonl", "eps_high=["], "eps_high=[: no key=value"),
-    (["rollouts/step-00001.jsonl", "eps_high={a: 1"], "no key=value"),
-    (["rollouts/step-00001.jsonl", "dapo,eps"], "eps: expected a preset, then key=value"),
-    (["rollouts/step-00001.jsonl", "eps_hi=0.3"], "algorithm.eps_hi: unknown key; did you mean eps_high?"),
-    (["rollouts/step-00001.jsonl", "--updates", "-1"], "--updates -1: expected 0 or more")])
+    (["rollouts/step-00001.jsonl.gz", "dapi"], "algorithm.preset = 'dapi'"),
+    (["rollouts/step-00001.jsonl.gz", "eps_high=["], "eps_high=[: no key=value"),
+    (["rollouts/step-00001.jsonl.gz", "eps_high={a: 1"], "no key=value"),
+    (["rollouts/step-00001.jsonl.gz", "dapo,eps"], "eps: expected a preset, then key=value"),
+    (["rollouts/step-00001.jsonl.gz", "eps_hi=0.3"], "algorithm.eps_hi: unknown key; did you mean eps_high?"),
+    (["rollouts/step-00001.jsonl.gz", "--updates", "-1"], "--updates -1: expected 0 or more")])
 def test_mistakes_are_one_line(run, capsys, arguments, words):
     assert main([str(run / arguments[0]), *arguments[1:]]) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
@@ -120,9 +120,10 @@ def test_mistakes_are_one_line(run, capsys, arguments, words):
 
 
 def test_the_step_that_stopped_a_run_is_compared_unless_its_policy_had_moved(run, capsys):
-    batch = read_batch(run / "rollouts" / "step-00001.jsonl", None)
+    batch = read_batch(run / "rollouts" / "step-00001.jsonl.gz", None)
     updater = Updater(batch.policy, batch.config)
     path = keep(run / "repro", 1, updater, batch.groups, "a test says so")
+    assert int.from_bytes(path.read_bytes()[:8], "little") < 10_000  # a header of 100 MB, as completions have, is not read
     assert main([str(path), "maxrl"]) == 0
     assert "maxrl" in capsys.readouterr().out
     updater.logp_old = {(0, 0): [-1.0]}  # as in a second epoch
@@ -131,7 +132,7 @@ def test_the_step_that_stopped_a_run_is_compared_unless_its_policy_had_moved(run
 
 
 def test_maxrl_is_left_out_of_all_presets_where_a_reward_is_negative(run, capsys):
-    batch = read_batch(run / "rollouts" / "step-00001.jsonl", None)
+    batch = read_batch(run / "rollouts" / "step-00001.jsonl.gz", None)
     assert possible(batch) == list(PRESETS)
     completion = batch.groups[0].completions[0]
     below = replace(batch.groups[0], completions=(
@@ -161,7 +162,7 @@ def test_every_kind_of_variant_trains_and_is_recorded(varied):
     assert (config.algorithm.preset, config.algorithm.eps_high, config.algorithm.beta) == ("dapo", 0.28, 0.02)
     for step, metrics in enumerate(steps, 1):
         assert metrics["policy/correction"] == pytest.approx(1, abs=0.01)
-        read = read_rollout(varied / "rollouts" / f"step-{step:05d}.jsonl", 32)
+        read = read_rollout(varied / "rollouts" / f"step-{step:05d}.jsonl.gz", config.rollout)
         assert any(line.logp_last != line.logp_trainer for line in read)
         assert all(line.logp_ref for line in read)
         found = step_tokens(read, config.algorithm, config.rollout)

@@ -58,6 +58,10 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("task.target=nowhere:Task", ["task.target", "nowhere", "module:Class"]),
     ("task.target=adapter.task:Nope", ["task.target", "Nope"]),
     ("steps", ["steps", "key.path=value"]),
+    ("records.rollouts=some", ["records.rollouts = 'some': expected auto, all, none, or how many steps apart"]),
+    ("records.rollouts=0", ["records.rollouts = 0: expected"]),
+    ("records.rollouts=true", ["records.rollouts = True: expected"]),
+    ("records.rollouts=[1]", ["records.rollouts = [1]: expected"]),
     ("model.path=models/nowhere", ["models/nowhere", "configs/tiny.yaml"]),
 ])
 def test_mistakes_are_one_line(complaint, override, words):

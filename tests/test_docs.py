@@ -131,7 +131,7 @@ def test_the_presets_are_the_codes():
 def test_what_is_recorded_for_each_token(toy):
     folder, _ = toy
     text = section(ALGORITHM, "Recorded")
-    rollout = lines(folder / "rollouts" / "step-00001.jsonl")
+    rollout = lines(folder / "rollouts" / "step-00001.jsonl.gz")
     assert first_cells(text) == set(rollout[0])
     for line in rollout:
         for name in ("logp_sampler", "logp_trainer", "entropy"):

@@ -105,7 +105,7 @@ def copied(toy: tuple[Path, str], folder: Path) -> Path:
 
 def test_bad_runs_are_one_line_and_nothing_is_written(toy, tmp_path, monkeypatch, capsys):
     place = copied(toy, tmp_path / "run")
-    rollout, weights = place / "rollouts" / "step-00007.jsonl", place / "adapter" / "adapter_model.safetensors"
+    rollout, weights = place / "rollouts" / "step-00007.jsonl.gz", place / "adapter" / "adapter_model.safetensors"
     good, tensors = rollout.read_bytes(), load_file(weights)
 
     def refused(*words: str) -> None:

@@ -65,7 +65,7 @@ def run_until(process: subprocess.Popen, folder: Path, more: int) -> None:
 def equal(ours: Path, theirs: Path, until: int = STEPS) -> None:
     """Every token, reward, log-prob and metric of two runs; at the end also every accuracy, weight and moment."""
     for step in range(1, until + 1):
-        a, b = (lines(run / "rollouts" / f"step-{step:05d}.jsonl") for run in (ours, theirs))
+        a, b = (lines(run / "rollouts" / f"step-{step:05d}.jsonl.gz") for run in (ours, theirs))
         assert a == b, f"step {step}"
     a, b = ([{k: v for k, v in m.items() if not k.startswith(("time/", "memory/"))}
              for m in lines(run / "metrics.jsonl")[:until]] for run in (ours, theirs))

@@ -232,7 +232,7 @@ def test_records_go_on_after_the_step_that_was_saved(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 1.0}\n'
     assert (tmp_path / "lora.jsonl").read_text().count('"modules":{"q":[0.5,null,') == 2
     assert sorted(p.name for p in (tmp_path / "rollouts").iterdir()) == [
-        "step-00001.jsonl", "step-00002.jsonl", "step-notes.jsonl"]
+        "step-00001.jsonl.gz", "step-00002.jsonl.gz", "step-notes.jsonl"]
 
 
 def test_a_full_disk_under_tensorboard_is_raised_and_prints_nothing(tmp_path, monkeypatch, capsys):

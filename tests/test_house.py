@@ -16,9 +16,9 @@ COMPOSERS = {
     "trained.py": {"grpo.config", "grpo.policy", "grpo.sampler"},  # it composes, as train.py does
     "selftest.py": {"grpo.policy", "grpo.sampler", "grpo.update"},  # so does this
     "checkpoint.py": {"grpo.config", "grpo.policy", "grpo.update"}, "best.py": {"grpo.policy"},
-    "kept.py": {"grpo.config", "grpo.update"},
+    "kept.py": {"grpo.config", "grpo.policy", "grpo.update"},
     "dry_step.py": {"grpo.config", "grpo.update"}, "lora_health.py": {"grpo.policy"},  # for their annotations alone,
-    "engine.py": {"grpo.config"}}  # as this
+    "engine.py": {"grpo.config"}, "engine_faults.py": {"grpo.config"}, "rollouts.py": {"grpo.config"}}  # as this
 ALGORITHM = ("types", "config", "trainer", "rollout", "advantage", "batch", "logprob", "loss", "update", "evaluate",
              "policy", "sampler")
 OURS = ("symbols", "harness", "speed", "grpo", "adapter", "train")

@@ -1,6 +1,8 @@
 """What a finished run says of the LoRA it kept, and which one a reader of a run takes, whatever state the run is in."""
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from adapter.trained import TrainedAdapter
 from grpo.policy import Policy
-from grpo.types import Reference, UserError
+from grpo.types import Problem, Prompt, Reference, Sample, UserError
 from harness.evaluations import Evaluations
 from harness.files import new_directory
 from harness.parity import SyncError
@@ -172,3 +174,40 @@ def test_a_damaged_lora_is_not_read(run, place):
     damage(run.folder / place)
     with pytest.raises(UserError, match=r"no LoRA that can be read|no complete checkpoint"):
         TrainedAdapter(run.folder)
+
+
+# ---- how long prompts and completions may be
+
+
+class Engine:
+    """In vLLM's place: how many tokens it was started for."""
+
+    def __init__(self, chat, config, context: int):
+        self.context = context
+
+    def serve(self, policy) -> None:
+        pass
+
+    def greedy(self, prompts):
+        return [Sample((2,), (0.0,), "stop") for _ in prompts]
+
+
+@pytest.mark.parametrize(("positions", "new", "first", "then", "context"), [
+    (32768, 4000, 200, 4096, 8096), (32768, 28000, 200, 4096, 32096),  # what trains, with a prompt of 200, is asked as well
+    (32768, 28000, 4700, 4700, 32700), (32768, 32500, 268, 268, 32768), (1024, 96, 200, 928, 1024)])
+def test_what_was_trained_on_can_be_asked(run, tmp_path, monkeypatch, positions, new, first, then, context):
+    base = shutil.copytree(ROOT / "models" / "tiny", tmp_path / "base")
+    settings = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(settings | {"max_position_embeddings": positions}))
+    written(run, kept=60, adapter=60)
+    text = (run.folder / "config.yaml").read_text()
+    (run.folder / "config.yaml").write_text(re.sub("path: .*", f"path: {base}", re.sub(
+        "max_new_tokens: .*", f"max_new_tokens: {new}", text)))
+    monkeypatch.setattr("grpo.sampler.Sampler", Engine)
+    adapter = TrainedAdapter(run.folder)
+    monkeypatch.setattr(adapter, "encode", lambda problem: Prompt(problem, (7,) * int(problem.name), ""))
+    assert [c.truncated for c in adapter.complete([Problem(str(first), "custom", ())])] == [False]
+    assert adapter._engine.context == context
+    adapter.complete([Problem(str(then), "custom", ())])
+    with pytest.raises(UserError, match=f"its prompt has {then + 1} tokens; at most {then} leave the adapter room"):
+        adapter.complete([Problem(str(then + 1), "custom", ())])

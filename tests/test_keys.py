@@ -17,7 +17,7 @@ def test_a_run_behind_a_real_api_writes_its_key_nowhere(server, tmp_path):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["api"]
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     names = {path.name for path in files}
-    assert names >= {"config.yaml", "metrics.jsonl", "state.json", "adapter_model.safetensors", "step-00002.jsonl"}
+    assert names >= {"config.yaml", "metrics.jsonl", "state.json", "adapter_model.safetensors", "step-00002.jsonl.gz"}
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
     assert KEY not in done.stdout + done.stderr

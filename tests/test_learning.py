@@ -49,7 +49,7 @@ def test_without_readings_the_reward_on_one_symbol_tells(tmp_path):
     found = read_learning(tmp_path, 2, 4, GREEK)
     assert (found.basis, found.steps, found.missing) == ("reward", 1, 1)
     assert found.curves == {"γ": {2: 0.5}, "α": {2: 1.0}, "θ": {}, "β": {}}
-    assert "rollouts of 1 of 2 steps are missing" in report.symbol_table(found, GREEK)[-1]
+    assert "rollouts/ holds 1 of 2 steps" in report.symbol_table(found, GREEK)[-1]
 
 
 def test_standard_problems_teach_no_symbol(tmp_path):

@@ -39,8 +39,9 @@ def test_a_preset_replaces_what_the_file_had(name, tmp_path):
     assert PUBLISHED[name] == (
         a.advantage, a.ratio, a.loss, a.aggregation, a.eps_low, a.eps_high, a.beta, a.overlong, a.refills)
     assert (a.preset, a.kl, a.correction, a.epochs, a.overlong_buffer) == (name, "k3", "none", 1, 0.2)
-    before = tiny_config("algorithm.eps_low=0.7", "algorithm.correction=masked", "algorithm.epochs=3", f"algorithm={name}")
-    assert before.algorithm == a.model_copy(update={"eps_low": 0.7, "correction": "masked", "epochs": 3})
+    before = tiny_config("algorithm.correction=masked", "algorithm.refills=2", "algorithm.aggregation=constant",
+                         f"algorithm={name}")
+    assert before.algorithm == a.model_copy(update={"correction": "masked", "refills": 2, "aggregation": "constant"})
     assert load(written(tmp_path / "word.yaml", name)).algorithm == a  # as a word in a file that extends another
     assert load(written(tmp_path / "keys.yaml", "{eps_low: 0.7, epochs: 3}"), [f"algorithm={name}"]).algorithm == a
     assert tiny_config(f"algorithm={name}").model_copy(update={"algorithm": tiny_config().algorithm}) == tiny_config()
@@ -77,7 +78,7 @@ def test_single_keys_go_on_top_in_either_order(tmp_path):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_resolved_preset_reads_back_equal(name, tmp_path):
-    config = tiny_config(f"algorithm={name}", "algorithm.eps_low=0.1", "algorithm.beta=0.2")
+    config = tiny_config(f"algorithm={name}", "algorithm.aggregation=constant", "algorithm.beta=0.2")
     (tmp_path / "config.yaml").write_text(config.dump())
     assert load(tmp_path / "config.yaml") == config
     assert all(f"  {key}:" in config.dump() for key in Algorithm.model_fields)  # all there, whatever a preset says later

@@ -111,6 +111,53 @@ def test_the_first_goes_first():
         together(*[lambda r: r.need(2) or r.need(1)] * 2)
 
 
+def test_the_others_wait_longer_for_the_first_than_for_a_message(monkeypatch):
+    """Rank 0 asks an API for a day; a message is waited for half an hour. Here: 4 s and 1 s."""
+    monkeypatch.setattr(module, "PATIENCE", timedelta(seconds=1))
+    done = []
+
+    def work(r):
+        with r.first_ahead():
+            time.sleep(0 if r.rank else 4)
+            done.append(r.rank)
+        return r.gather(r.rank, int)  # and messages are in step
+
+    assert together(work, work, work) == [[0, 1, 2]] * 3
+    assert done[0] == 0
+
+
+def test_the_others_hear_at_once_that_the_first_failed():
+    def fail(r):
+        with pytest.raises(UserError, match="no key"), r.first_ahead():
+            raise UserError("no key")
+        r._talk = None  # as its end does
+
+    def wait(r):
+        with pytest.raises(RankLostError), r.first_ahead():
+            pytest.fail("the first did not do it")
+
+    together(fail, wait)
+    with ALONE.first_ahead():
+        pass
+
+
+def test_the_first_hears_when_it_is_done_that_another_is_lost(monkeypatch):
+    monkeypatch.setattr(module, "PATIENCE", timedelta(seconds=1))
+    done = []
+
+    def work(r):
+        with r.first_ahead():
+            time.sleep(1)
+            done.append(r.rank)
+
+    def leave(r):
+        r._talk = None
+
+    with pytest.raises(RankLostError):
+        together(work, leave)
+    assert done == [0]
+
+
 def test_nccl_is_shut_down_where_it_was_started():
     def work(r):
         r.close()

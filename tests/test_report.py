@@ -17,7 +17,7 @@ from grpo.rollout import advantages
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, UserError
 from grpo.update import Updater
 from harness.metrics import completion_lines
-from tests.conftest import lines, randomize, sampled_by, tiny_config, tiny_policy
+from tests.conftest import lines, randomize, sampled_by, tiny_config, tiny_policy, write_lines
 from tests.report_run import small_run
 
 
@@ -141,8 +141,10 @@ def damage(path: Path, old: str, new: str) -> None:
 @pytest.mark.parametrize(("what", "says"), [
     ("none", "no run there"), ("empty", "no step is recorded there yet"), ("metrics", "metrics.jsonl: line 1: "),
     ("cut", "metrics.jsonl: line 6: cut short"), ("infinite", "metrics.jsonl: line 1: "),
-    ("rollout", "step-00001.jsonl: line 1: "), ("numbers", "entropy has 1 numbers for"),
-    ("group", "no whole groups of rollout.group_size = 8"), ("lora", "lora.jsonl: line 1: "),
+    ("rollout", "step-00001.jsonl.gz: line 1: "), ("numbers", "entropy has 1 numbers for"),
+    ("group", "step-00001.jsonl.gz: 23 lines, expected 24"), ("more", "more than 24 lines, expected 24"),
+    ("prompt", "line 9: prompt: missing"), ("plain", "line 1: no gzip data, or cut short; delete the file"),
+    ("half", "no gzip data, or cut short"), ("flipped", "step-00001.jsonl.gz: line 1: "), ("lora", "lora.jsonl: line 1: "),
     ("evaluation", "evaluation.json: "), ("validation", "evaluation.json: validation"), ("kept", "evaluation.json: kept"),
     ("compare", "step-00002.json: "), ("config", "config.yaml"),
     ("--steps=77", "recorded no such step"), ("--steps=x", "steps and ranges were expected"),
@@ -152,14 +154,19 @@ def test_mistakes_are_one_line(fabricated, tmp_path, capsys, what, says):
     if what != "none":
         shutil.copytree(fabricated, run)
     (run / "report.html").unlink(missing_ok=True)
-    first = run / "rollouts" / "step-00001.jsonl"
+    first = run / "rollouts" / "step-00001.jsonl.gz"
     {"empty": lambda: (run / "metrics.jsonl").write_text(""),
      "metrics": lambda: damage(run / "metrics.jsonl", '"step": 1', '"step": "1"'),
      "cut": lambda: (run / "metrics.jsonl").write_text((run / "metrics.jsonl").read_text()[:-9]),
      "infinite": lambda: damage(run / "metrics.jsonl", '"loss": -', '"loss": -Infinity, "x": '),
-     "rollout": lambda: damage(first, '"token_ids":[', '"token_ids":["x",'),
-     "numbers": lambda: first.write_text(json.dumps(lines(first)[0] | {"entropy": [1.0]}) + "\n"),
-     "group": lambda: first.write_text(first.read_text().split("\n")[0] + "\n"),
+     "rollout": lambda: write_lines(first, [{**lines(first)[0], "token_ids": ["x"]}]),
+     "numbers": lambda: write_lines(first, [{**lines(first)[0], "entropy": [1.0]}]),
+     "group": lambda: write_lines(first, lines(first)[:23]),
+     "more": lambda: write_lines(first, lines(first) * 2),
+     "prompt": lambda: write_lines(first, lines(first)[:8] + lines(first)[9:] + lines(first)[:1]),
+     "plain": lambda: first.write_text("{}"),
+     "half": lambda: first.write_bytes(first.read_bytes()[:-2000]),
+     "flipped": lambda: first.write_bytes(first.read_bytes()[:300] + b"garbage" + first.read_bytes()[307:]),
      "lora": lambda: damage(run / "lora.jsonl", "[", "["*50_000),
      "evaluation": lambda: (run / "evaluation.json").write_text('{"steps": 3}'),
      "validation": lambda: (run / "evaluation.json").write_text('{"steps": [], "validation": [{"step": "0"}]}'),

@@ -15,7 +15,7 @@ from grpo.report.charts import run_charts
 from grpo.report.page import _figures
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import step_tokens
-from tests.conftest import lines
+from tests.conftest import lines, write_lines
 from tests.report_run import MODULES, SMALL, fabricate, shown
 
 MIB = 2**20
@@ -111,8 +111,9 @@ def test_an_older_run_says_what_it_lacks(fabricated, tmp_path, opened):
         (run / name).unlink()
     shutil.rmtree(run / "compare")
     for path in (run / "rollouts").iterdir():
-        path.write_text("".join(json.dumps({k: v for k, v in line.items() if k not in ("logp_ref", "logp_last")}) + "\n"
-                                for line in lines(path)))
+        older = [{k: v for k, v in line.items() if k not in ("logp_ref", "logp_last")} for line in lines(path)]
+        path.unlink()
+        write_lines(path.with_suffix(""), older)  # not compressed
     report(run, run / "report.html")
     page = opened(run / "report.html", "#step=2&group=1&show=ratio")
     shown(page, 2, 1, "ratio")
@@ -175,7 +176,7 @@ def test_a_real_run(toy, tmp_path, opened):
     assert done.returncode == 0, done.stderr[-2000:]
     run = read_run(toy[0])
     for line in run.metrics:
-        recorded = read_rollout(run.rollouts[line["step"]], run.config.rollout.group_size)
+        recorded = read_rollout(run.rollouts[line["step"]], run.config.rollout)
         tokens = step_tokens(recorded, run.config.algorithm, run.config.rollout)
         assert tokens.loss == pytest.approx(line["loss"], abs=2e-5)
         assert (tokens.clip_fraction or 0.0) == (line["policy/clip_fraction"] or 0.0)

@@ -9,7 +9,7 @@ from grpo.config import load
 from grpo.report.__main__ import report
 from grpo.report.records import read_rollout
 from grpo.report.tokens import step_tokens
-from tests.conftest import lines
+from tests.conftest import lines, write_lines
 from tests.report_run import SMALL, add_comparison, fabricate, shown
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror='window.hacked=1'> \u2028\u202e{{data}} \\u003c & <b>"
@@ -34,7 +34,7 @@ def mixed_group(config, recorded) -> int:
 
 def test_a_token_shows_the_recorded_numbers_and_their_equation(fabricated, opened):
     config = load(fabricated / "config.yaml")
-    recorded = read_rollout(fabricated / "rollouts" / "step-00004.jsonl", 8)
+    recorded = read_rollout(fabricated / "rollouts" / "step-00004.jsonl.gz", config.rollout)
     tokens = step_tokens(recorded, config.algorithm, config.rollout)
     g = mixed_group(config, recorded)
     page = opened(fabricated / "report.html", f"#step=4&group={g + 1}&show=contribution")
@@ -76,7 +76,7 @@ def test_clicks_choose_step_group_and_quantity(fabricated, opened):
     page.click("#groups button:nth-child(3)")
     shown(page, 3, 3, "contribution")
     assert page.get_attribute("#groups button:nth-child(3)", "aria-pressed") == "true"
-    problem = lines(fabricated / "rollouts" / "step-00003.jsonl")[16]["problem"]
+    problem = lines(fabricated / "rollouts" / "step-00003.jsonl.gz")[16]["problem"]
     assert page.inner_text("#composition").startswith(problem)
     before = page.eval_on_selector_all(".token", "tokens => tokens.map(t => t.className)")
     page.select_option("#show", "entropy")
@@ -123,7 +123,7 @@ def test_the_keyboard_is_enough(fabricated, opened):
 
 
 def test_with_a_kl_equal_rewards_train_and_the_page_says_so(fabricated, opened):
-    recorded = read_rollout(fabricated / "rollouts" / "step-00001.jsonl", 8)
+    recorded = read_rollout(fabricated / "rollouts" / "step-00001.jsonl.gz", load(fabricated / "config.yaml").rollout)
     g = next(g for g in range(3) if len({line.reward for line in recorded[8 * g : 8 * g + 8]}) == 1)
     page = opened(fabricated / "report.html", f"#step=1&group={g + 1}&show=clip")
     shown(page, 1, g + 1, "clip")
@@ -134,7 +134,7 @@ def test_the_penalty_on_length_and_the_dual_clip_are_in_the_equations(tmp_path, 
     config = fabricate(tmp_path / "run", *SMALL, "algorithm=dapo", "algorithm.loss=dual_clip", "algorithm.dual_clip_at=1.25",
                        "algorithm.epochs=2", "rollout.max_new_tokens=60", tokens=(40, 60))
     report(tmp_path / "run", tmp_path / "report.html")
-    recorded = read_rollout(tmp_path / "run" / "rollouts" / "step-00001.jsonl", 8)
+    recorded = read_rollout(tmp_path / "run" / "rollouts" / "step-00001.jsonl.gz", config.rollout)
     g = mixed_group(config, recorded)
     page = opened(tmp_path / "report.html", f"#step=1&group={g + 1}&show=contribution")
     shown(page, 1, g + 1, "contribution")
@@ -195,10 +195,9 @@ def test_hostile_text_is_inert(tmp_path, opened):
     run = tmp_path / "run"
     fabricate(run, *SMALL, prompt=HOSTILE)
     for path in (run / "rollouts").iterdir():
-        recorded = [json.dumps(json.loads(line) | {"problem": HOSTILE, "kind": HOSTILE})
-                    for line in path.read_text().split("\n")[:-1]]  # not splitlines: U+2028 is no end of a line
+        recorded = [line | {"problem": HOSTILE, "kind": HOSTILE} for line in lines(path)]
         path.unlink()
-        path.write_text("\n".join(recorded) + "\n")
+        write_lines(path, recorded)
     metrics = [json.dumps(line | {f"reward/{HOSTILE}": 0.5, f"alarm/{HOSTILE}": 1.0})
                for line in lines(run / "metrics.jsonl")]
     (run / "metrics.jsonl").write_text("\n".join(metrics) + "\n")

@@ -57,7 +57,7 @@ def lost(tmp_path_factory) -> tuple[Path, Path]:
 
 def test_two_ranks_sample_what_one_process_samples(lost, toy):
     for step in (1, 2, 3):
-        ours, theirs = (lines(run / "rollouts" / f"step-{step:05d}.jsonl") for run in (lost[0], toy[0]))
+        ours, theirs = (lines(run / "rollouts" / f"step-{step:05d}.jsonl.gz") for run in (lost[0], toy[0]))
         for name in ("problem", "token_ids", "reward", "advantage", "finish_reason"):
             assert [line[name] for line in ours] == [line[name] for line in theirs], (step, name)
     assert all(lines(lost[0] / "metrics.jsonl")[0][key] > 0 for key in RANKS)

@@ -36,9 +36,11 @@ def test_it_leaves_what_the_contract_names(toy):
     assert [m["step"] for m in metrics] == list(range(1, 21))
     assert all(set(m) >= KEYS - {"reward/custom", "reward/standard"} for m in metrics)
     assert set(metrics[0]) == KEYS
-    rollout = lines(folder / "rollouts" / "step-00003.jsonl")
+    rollout = lines(folder / "rollouts" / "step-00003.jsonl.gz")
     assert len(rollout) == 6 * 32
-    assert all(set(line) >= LINE_KEYS for line in rollout)
+    assert all(set(line) == LINE_KEYS if at % 32 == 0 else set(line) == LINE_KEYS - {"prompt"}
+               for at, line in enumerate(rollout))
+    assert "rollouts/: the completions of all steps, 0.0019 GiB at most" in printed
     trained = [line for line in rollout if line["logp_trainer"]]
     assert trained
     assert all(len(line["token_ids"]) == len(line["logp_sampler"]) == len(line["entropy"]) for line in trained)
@@ -80,7 +82,7 @@ def test_tensorboard_holds_the_same_scalars(toy):
 def test_the_adapter_loads_in_peft_and_is_the_trained_one(toy):
     model = AutoModelForCausalLM.from_pretrained(ROOT / "models" / "tiny", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(ROOT / "models" / "tiny")
-    line = next(line for line in lines(toy[0] / "rollouts" / "step-00020.jsonl") if line["problem"].count(" ") == 2)
+    line = next(line for line in lines(toy[0] / "rollouts" / "step-00020.jsonl.gz")[::32] if line["problem"].count(" ") == 2)
     ids = torch.tensor([tokenizer.encode(line["prompt"], add_special_tokens=False)])
     base = model(ids).logits
     adapted = PeftModel.from_pretrained(model, toy[0] / "adapter")
@@ -127,5 +129,5 @@ def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
     assert "the empty answer" in done.stdout
     moved = load_file(tmp_path / "run" / "checkpoints" / "step-00002" / "adapter_model.safetensors")
     assert all(t.abs().max() > 0 for name, t in moved.items() if "lora_B" in name)
-    line = lines(tmp_path / "run" / "rollouts" / "step-00001.jsonl")[0]
+    line = lines(tmp_path / "run" / "rollouts" / "step-00001.jsonl.gz")[0]
     assert line["prompt"] == f"<|start|>user: {line['problem']}<|stop|><|start|>assistant: "

@@ -13,7 +13,7 @@ from tests.test_untrusted_data import refused
 HUGE = 100 * 2**20  # bytes of a file of zeros, which takes no room on the disk
 
 
-@pytest.mark.parametrize("place", ["rollouts/step-00001.jsonl", "checkpoints", ".config.yaml.part", "metrics.part",
+@pytest.mark.parametrize("place", ["rollouts/step-00001.jsonl.gz", "checkpoints", ".config.yaml.part", "metrics.part",
                                    "tensorboard/events", "evaluation.json", "checkpoints/.step-00001.part", "config.yaml"])
 def test_a_run_directory_links_nowhere(tmp_path, place):
     run, victim = tmp_path / "run", tmp_path / "victim"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from grpo.advantage import ADVANTAGES, overlong_penalty
 from grpo.config import Algorithm, Config
 from grpo.loss import CORRECTIONS, KLS, LOSSES, TokenData, policy_loss, token_terms
-from grpo.presets import PRESETS
+from grpo.presets import PRESETS, idle
 from tests.conftest import tiny_config
 from tests.reference import Ours, Step, Told, by_grpo, by_loops, drawn_step, flat
 
@@ -24,8 +24,11 @@ KLS_OF = [{}, *({"kl": kl, "beta": 0.3} for kl in get_args(Algorithm.model_field
 
 
 def config_of(**keys) -> Config:
-    """configs/tiny.yaml with another algorithm; completions have at most 4 tokens, penalised from 3 on."""
-    return TINY.model_copy(update={"algorithm": Algorithm(**{"overlong_buffer": 0.5, **keys})})
+    """configs/tiny.yaml with another algorithm; completions have at most 4 tokens, penalised from 3 on. Idle keys, which
+    Algorithm refuses, are left out."""
+    keys = {"overlong_buffer": 0.5, **keys}
+    unread = idle({**Algorithm(preset=keys.get("preset")).model_dump(), **keys})
+    return TINY.model_copy(update={"algorithm": Algorithm(**{key: x for key, x in keys.items() if key not in unread})})
 
 
 def possible(chosen: dict) -> bool:
@@ -70,7 +73,7 @@ def test_advantages_of_two_groups_by_hand(name, expected):
 ])
 def test_surrogates_and_their_slopes_by_hand(loss, r, advantage, expected, slope, clipped):
     step = [[Told(0.0, False, [-0.5], [-0.5 - math.log(r)], [0.0], [-0.5 - math.log(r)])]]
-    a, logp = Algorithm(loss=loss, eps_high=0.28), torch.tensor([[-0.5]], requires_grad=True)
+    a, logp = config_of(loss=loss, eps_high=0.28).algorithm, torch.tensor([[-0.5]], requires_grad=True)
     old = torch.tensor([step[0][0].old])
     terms = token_terms(logp, TokenData(old, None, torch.tensor([[float(advantage)]]), torch.ones(1, 1), old), a)
     terms.loss_BT.sum().backward()

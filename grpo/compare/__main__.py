@@ -1,6 +1,6 @@
 """Variants of the algorithm side by side on one recorded step.
 
-    python -m grpo.compare runs/NAME/rollouts/step-00021.jsonl [VARIANT ...] [--updates N]
+    python -m grpo.compare runs/NAME/rollouts/step-00021.jsonl.gz [VARIANT ...] [--updates N]
 
 VARIANT: a preset (dapo), keys on top of the run's own algorithm (advantage=maxrl), or both (dapo,eps_high=0.4); without one,
 all presets. Each is given the same completions and the same policy: after N updates (1 unless told) by the run's own

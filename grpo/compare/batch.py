@@ -1,14 +1,11 @@
 """A recorded step as it was: its completions, its settings, and the policy that sampled them.
 
-A run records the completions of every step (rollouts/), and the LoRA of some (checkpoints/). Step N was sampled from the
+A run records the completions of steps (rollouts/), and the LoRA of some (checkpoints/). Step N was sampled from the
 LoRA that checkpoint N-1 holds; step 1 from a new one, which the seed gives again.
 """
 
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-from safetensors import safe_open
 
 from grpo.config import Config
 from grpo.policy import Policy, pick_device
@@ -19,7 +16,8 @@ from grpo.update import Updater
 from harness.checkpoint import FILES
 from harness.dry_step import dry_step
 from harness.files import fault, steps_in
-from harness.kept import read_kept
+from harness.kept import load_lora, read_kept
+from harness.rollouts import rollout_files
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Batch:
 
 
 def read_batch(path: Path, model: str | None) -> Batch:
-    """From RUN/rollouts/step-00021.jsonl, or from RUN/repro/step-00021.safetensors, which a run that stops itself keeps.
+    """From RUN/rollouts/step-00021.jsonl.gz, or from RUN/repro/step-00021.safetensors, which a run that stops itself keeps.
 
     model: where the base is, if not where the run had it. Raises UserError where there is no such step, or no LoRA of it.
     """
@@ -45,24 +43,24 @@ def read_batch(path: Path, model: str | None) -> Batch:
             raise UserError(f"{path}: stopped in its second epoch or later, when the policy had moved from the one that "
                             "sampled; compare a step of rollouts/")
         policy = _policy(kept.config)
-        with safe_open(path, "pt") as file:
-            policy.load_open(file, path)
+        load_lora(path, policy)
         return Batch(kept.step, path.parent.parent, _that_fits(kept.config, policy, kept.groups), kept.groups, policy,
                      kept.noise)
-    named = re.fullmatch(r"step-(\d{1,15})\.jsonl", path.name)
-    if not named or path.parent.name != "rollouts" or not path.is_file():
-        raise UserError(f"{path}: no recorded step; name a file such as runs/tiny/rollouts/step-00001.jsonl")
-    step, folder = int(named[1]), path.parent.parent
+    recorded = rollout_files(path.parent)
+    step, folder = next((step for step, file in recorded.items() if file == path), None), path.parent.parent
+    if step is None or path.parent.name != "rollouts":
+        raise UserError(f"{path}: no recorded step; name a file such as runs/tiny/rollouts/step-00001.jsonl.gz")
     config = read_run(folder).config
     if model:
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
-    lines = read_rollout(path, config.rollout.group_size)
+    lines = read_rollout(path, config.rollout)
     checkpoint = folder / "checkpoints" / f"step-{step - 1:05d}"
     if step > 1 and (wrong := fault(checkpoint, FILES)):
         there = [at + 1 for at, path in steps_in(checkpoint.parent).items() if fault(path, FILES) is None]
-        usable = ", ".join(str(s) for s in [1, *there] if (path.parent / f"step-{s:05d}.jsonl").is_file())
+        usable = ", ".join(str(s) for s in (1, *there) if s in recorded)
         raise UserError(f"{path}: sampled from the LoRA of step {step - 1}, which {checkpoint} does not hold ({wrong}); "
-                        f"steps that can be compared: {usable}; checkpoint.every and checkpoint.keep decide")
+                        f"steps that can be compared: {usable}; checkpoint.every, checkpoint.keep and records.rollouts "
+                        "decide")
     policy = _policy(config)
     if step > 1:
         policy.load(checkpoint)

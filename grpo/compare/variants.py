@@ -10,6 +10,7 @@ from grpo.batch import Denominators, pad, token_weights
 from grpo.compare.batch import Batch
 from grpo.config import Algorithm, Config
 from grpo.loss import TokenData, policy_loss
+from grpo.presets import idle
 from grpo.rollout import advantages
 from grpo.types import Group, TokenLogs, UserError
 from grpo.update import LogpOld, Updater
@@ -31,7 +32,7 @@ class Measured:
 def variant(config: Config, text: str) -> Config:
     """The run's settings under another algorithm: "dapo", "advantage=maxrl", or "dapo,eps_high=0.4".
 
-    Keys without a name go on top of the run's own algorithm. Raises UserError.
+    Keys without a name go on top of the run's own algorithm, but for what is idle beside them. Raises UserError.
     """
     first, *others = text.split(",")
     pairs = [first if "=" in first else f"preset={first}", *others]
@@ -39,7 +40,8 @@ def variant(config: Config, text: str) -> Config:
         raise UserError(f"{bad[0]}: expected a preset, then key=value after commas, such as dapo,eps_high=0.4")
     keys = from_command_line(pairs)
     if "preset" not in keys:
-        keys = {**config.algorithm.model_dump(), "preset": None, **keys}
+        own = config.algorithm.model_dump(exclude={"preset"})
+        keys = {key: value for key, value in own.items() if key not in idle({**own, **keys})} | keys
     return validated(Config, {**config.model_dump(), "algorithm": keys})
 
 

@@ -38,7 +38,7 @@ def page(run: Run, wanted: str | None = None, budget: int = BUDGET) -> str:
     ids: set[int] = set()
 
     def pack(step: int) -> str:
-        return packed_step(read_rollout(run.rollouts[step], run.config.rollout.group_size), run.config, ids)
+        return packed_step(read_rollout(run.rollouts[step], run.config.rollout), run.config, ids)
 
     sizes = {step: path.stat().st_size for step, path in run.rollouts.items()}
     steps = sample(sizes, pack, budget) if wanted is None else all_packed(asked(wanted, sorted(sizes)), pack)

@@ -1,15 +1,16 @@
 """What a run recorded, read line by line and checked; a damaged line is named."""
 
-import re
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from grpo.config import Config, load
+from grpo.config import Config, Rollout, load
 from grpo.types import Table, UserError
 from harness.files import first_fault, read_lines, read_text
+from harness.rollouts import rollout_files
 
 MOST = 16 * 2**20  # bytes of evaluation.json, or of a comparison
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
@@ -35,7 +36,7 @@ class RolloutLine(Record):
 
     problem: str
     kind: str = ""
-    prompt: str
+    prompt: str | None = None  # of the first of its group
     token_ids: list[Annotated[int, Field(ge=0, lt=2**31)]] = Field(min_length=1)
     logp_sampler: list[float]
     logp_trainer: list[float] | None
@@ -138,16 +139,20 @@ def read_run(folder: Path) -> Run:
         _whole(evaluation, Evaluation) if evaluation.is_file() else None,
         [line for _, line in read_lines(lora, LoraLine, "delete that line to leave its step out")] if lora.is_file() else [],
         [_whole(p, Comparison) for p in sorted((folder / "compare").glob("step-*.json"))],
-        {int(match[1]): p for p in sorted((folder / "rollouts").glob("step-*.jsonl"))
-         if (match := re.fullmatch(r"step-(\d{1,15})", p.stem))})
+        rollout_files(folder / "rollouts"))
 
 
-def read_rollout(path: Path, group_size: int) -> list[RolloutLine]:
-    """A step's completions, group by group. Raises UserError where a line is damaged, or they make no whole groups."""
-    cure = "delete the file to leave its step out"
-    lines = [line for _, line in read_lines(path, RolloutLine, cure)]
-    if not lines or len(lines) % group_size:
-        raise UserError(f"{path}: {len(lines)} lines are no whole groups of rollout.group_size = {group_size}; {cure}")
+def read_rollout(path: Path, rollout: Rollout) -> list[RolloutLine]:
+    """A step's completions, group by group. Raises UserError where a line is damaged, or some are missing."""
+    cure, size = "delete the file to leave its step out", rollout.group_size
+    count = rollout.prompts_per_step * size
+    lines = [line for _, line in islice(read_lines(path, RolloutLine, cure), count + 1)]  # a small file may hold many
+    if len(lines) != count:
+        there = f"more than {count}" if len(lines) > count else len(lines)
+        raise UserError(f"{path}: {there} lines, expected {count}: rollout.prompts_per_step groups of rollout.group_size; "
+                        f"{cure}")
+    if bare := [number for number, line in enumerate(lines[::size]) if line.prompt is None]:
+        raise UserError(f"{path}: line {bare[0] * size + 1}: prompt: missing, and it is a group's first; {cure}")
     return lines
 
 

@@ -91,7 +91,7 @@ def _table(rows) -> torch.Tensor:
 
 def _group(lines: Sequence[RolloutLine]) -> Group:
     first = lines[0]
-    return Group(Prompt(Problem(first.problem, first.kind, ()), (), first.prompt), tuple(
+    return Group(Prompt(Problem(first.problem, first.kind, ()), (), first.prompt or ""), tuple(
         Completion(Sample(tuple(x.token_ids), tuple(x.logp_sampler), x.finish_reason), "", Score(x.reward)) for x in lines))
 
 
