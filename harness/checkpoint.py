@@ -36,7 +36,8 @@ def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Id
     Those that a resume passed over, and others that are damaged, are set aside. Returns a line for each.
     """
     config = updater.config
-    aside = {path: set_aside(path) for other, path in steps_in(folder).items() if other >= step}
+    aside = {path: set_aside(path) for other, path in steps_in(folder).items()
+             if other > step or (other == step and fault(path, FILES))}  # whole, where a signal came while it was saved
     with new_directory(folder / f"step-{step:05d}") as part:
         policy.save(part)
         tensors, numbers = _optimizer_state(updater)

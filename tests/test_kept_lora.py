@@ -95,6 +95,11 @@ def test_an_error_while_the_base_answers_is_told_and_the_lora_answers_next(run):
         adapter.complete([])  # no answer of the base in the adapter's name
     adapter.complete([])
     assert served == [False, True, False, None, "refused", True]
+    served.append(None)
+    with pytest.raises(SyncError), adapter.base_only():
+        adapter.complete([])
+    adapter.complete([])
+    assert served[6:] == [None, "refused", True]  # whichever the refused swap left
 
 
 # ---- what a reader takes

@@ -120,7 +120,7 @@ def test_damaged_checkpoints_are_passed_over(toy, tmp_path):
 
 def saved(folder: Path, policy: Policy, keep: int, *steps: int) -> list[str]:
     """What saving says, in a run that goes on from the newest checkpoint that is whole."""
-    updater = Updater(policy, tiny_config(f"checkpoint.keep={keep}"))
+    updater = Updater(policy, tiny_config(f"checkpoint.keep={keep}", "run.steps=200"))
     return [line for step in steps for line in checkpoint.save(folder, step, policy, updater, Identity({}, ""))]
 
 
@@ -131,7 +131,8 @@ def saved(folder: Path, policy: Policy, keep: int, *steps: int) -> list[str]:
     (2, [100], 90, ["damaged-step-00100.1", "step-00080", "step-00090"]),
     (2, [100], 120, ["damaged-step-00100.1", "step-00080", "step-00120"]),
     (2, [80], 120, ["step-00100", "step-00120"]),
-    (2, [], 120, ["step-00100", "step-00120"])])
+    (2, [], 120, ["step-00100", "step-00120"]),
+    (2, [], 100, ["step-00080", "step-00100"])])  # saved again: a signal came before that was known
 def test_whole_checkpoints_are_kept_and_damaged_ones_set_aside(fp32_policy, tmp_path, keep, harmed, step, left):
     """What is on disk after 60, 80 and 100, of which some are damaged, and then another."""
     assert saved(tmp_path, fp32_policy, 3, 60, 80, 100) == []
