@@ -11,6 +11,7 @@ from grpo.compare.__main__ import main as compare
 from grpo.config import load
 from grpo.report.__main__ import report
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
+from harness import rundir
 from harness.metrics import completion_lines
 from harness.records import RunLog
 from harness.rollouts import TOKEN, KeptSteps, rollout_files, write_rollout
@@ -59,6 +60,10 @@ def test_a_thinned_run_is_read(tmp_path, capsys):
     shutil.rmtree(run / "rollouts")  # as records.rollouts=none leaves it, empty or not there
     assert report(run, run / "report.html")
     assert read_learning(run, 6, 24, GREEK).missing == 6
+
+
+def test_a_resumed_run_may_keep_others():
+    rundir.check_unchanged({"records": {"rollouts": 2}}, {}, allowed=())  # one that began before there was the key, too
 
 
 def test_a_large_step_takes_no_more_than_is_said(tmp_path):
