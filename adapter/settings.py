@@ -12,8 +12,6 @@ from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range
 
 UpstreamName = Literal["simulated", "anthropic", "vertex"]
-
-
 DRAWN = ("operands", "terms", "limit", "train", "validation", "test")  # keys by which a data set is drawn
 
 

@@ -165,7 +165,7 @@ class Eval(Section):
 class Records(Section):
     """What is written down for grpo.report, grpo.compare and adapter.evaluate."""
 
-    rollouts: WhichSteps = Field("auto", description="whose completions are kept; auto: of as many as 5 GiB hold")
+    rollouts: WhichSteps = Field("auto", description="steps: all, none, N (1, N + 1, ...), auto (what 5 GiB hold)")
 
 
 class Checkpoint(Section):

@@ -33,19 +33,26 @@ class KeptSteps:
     """The steps whose completions are recorded: the first, and each `every`-th after it; 0: none."""
 
     every: int = 1
-    gib: float = 0.0  # what they take, at most, about
-    whole_gib: float = 0.0  # what all steps would take
+    size: int = 0  # bytes that they take, at most, about
+    whole: int = 0  # and that all steps would take
 
     @staticmethod
     def of(config: "Config") -> "KeptSteps":
         """As records.rollouts says. auto: 1, 2, 5, 10, ... steps apart, the least that keeps rollouts/ below MOST."""
         rollout, columns = config.rollout, (config.algorithm.beta > 0) + (config.algorithm.epochs > 1)
         tokens = rollout.prompts_per_step * rollout.group_size * rollout.max_new_tokens
-        step, steps, rule = tokens * (TOKEN + COLUMN * columns), config.run.steps, config.records.rollouts
-        apart = (n * 10**power for power in range(20) for n in (1, 2, 5))
-        auto = (n for n in apart if n >= steps or -(-steps // n) * step <= MOST)
-        every = rule if isinstance(rule, int) else {"all": 1, "none": 0}[rule] if rule != "auto" else next(auto)
-        return KeptSteps(every, (-(-steps // every) if every else 0) * step / 2**30, steps * step / 2**30)
+        step, steps = tokens * (TOKEN + COLUMN * columns), config.run.steps
+        match config.records.rollouts:
+            case "none":
+                return KeptSteps(0)
+            case "all":
+                every = 1
+            case "auto":
+                apart = (n * 10**power for power in range(20) for n in (1, 2, 5))
+                every = next(n for n in apart if n >= steps or -(-steps // n) * step <= MOST)
+            case number:
+                every = number
+        return KeptSteps(every, -(-steps // every) * step, steps * step)
 
     def has(self, step: int) -> bool:
         """Whether a step's completions are recorded. Steps count from 1."""
@@ -55,9 +62,13 @@ class KeptSteps:
         if not self.every:
             return "rollouts/: no completions are kept (records.rollouts)"
         if self.every == 1:
-            return f"rollouts/: the completions of all steps, {self.gib:.2g} GiB at most (records.rollouts)"
-        return (f"rollouts/: the completions of steps 1, {1 + self.every}, {1 + 2 * self.every}, ..., {self.gib:.2g} GiB at "
-                f"most; records.rollouts=all keeps those of all steps, {self.whole_gib:.2g} GiB")
+            return f"rollouts/: the completions of all steps, {_shown(self.size)} at most (records.rollouts)"
+        return (f"rollouts/: the completions of steps 1, {1 + self.every}, {1 + 2 * self.every}, ..., {_shown(self.size)} "
+                f"at most; records.rollouts=all keeps those of all steps, {_shown(self.whole)}")
+
+
+def _shown(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"
 
 
 ALL = KeptSteps()

@@ -11,6 +11,7 @@ from grpo.compare.__main__ import main as compare
 from grpo.config import load
 from grpo.report.__main__ import report
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
+from harness import rundir
 from harness.metrics import completion_lines
 from harness.records import RunLog
 from harness.rollouts import TOKEN, KeptSteps, rollout_files, write_rollout
@@ -33,16 +34,16 @@ def test_of_which_steps_completions_are_kept(tmp_path):
 @pytest.mark.parametrize(("keys", "every", "gib", "says"), [
     # 16 x 64 completions of at most 2,000 tokens of 15 bytes: 29.3 MiB a step, 28.6 GiB in all
     (["rollout.max_new_tokens=2000"], 10, 2.86, "steps 1, 11, 21, ..., 2.9 GiB at most; records.rollouts=all keeps those "
-                                                "of all steps, 29 GiB"),
+                                                "of all steps, 28.6 GiB"),
     (["rollout.max_new_tokens=2000", "algorithm.beta=0.1", "algorithm.epochs=2"], 10, 4.01, "steps 1, 11, 21, ..."),
     (["rollout.max_new_tokens=256"], 1, 3.66, "the completions of all steps, 3.7 GiB at most"),
-    (["rollout.max_new_tokens=2000", "records.rollouts=all"], 1, 28.6, "the completions of all steps, 29 GiB at most"),
+    (["rollout.max_new_tokens=2000", "records.rollouts=all"], 1, 28.6, "the completions of all steps, 28.6 GiB at most"),
     (["records.rollouts=7"], 7, 0.524, "steps 1, 8, 15, ..."),
     (["records.rollouts=none"], 0, 0, "no completions are kept"),
     (["rollout.max_new_tokens=99999999", "run.steps=3"], 5, 1430, "steps 1, 6, 11")])  # one step is more than there may be
 def test_the_default_keeps_a_long_run_small_and_says_so(keys, every, gib, says):
     kept = KeptSteps.of(load("configs/vague.yaml", keys))
-    assert (kept.every, kept.gib) == (every, pytest.approx(gib, rel=0.01))
+    assert (kept.every, kept.size / 2**30) == (every, pytest.approx(gib, rel=0.01))
     assert says in str(kept)
 
 
@@ -59,6 +60,10 @@ def test_a_thinned_run_is_read(tmp_path, capsys):
     shutil.rmtree(run / "rollouts")  # as records.rollouts=none leaves it, empty or not there
     assert report(run, run / "report.html")
     assert read_learning(run, 6, 24, GREEK).missing == 6
+
+
+def test_a_resumed_run_may_keep_others():
+    rundir.check_unchanged({"records": {"rollouts": 2}}, {}, allowed=())  # one that began before there was the key, too
 
 
 def test_a_large_step_takes_no_more_than_is_said(tmp_path):

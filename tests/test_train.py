@@ -40,7 +40,7 @@ def test_it_leaves_what_the_contract_names(toy):
     assert len(rollout) == 6 * 32
     assert all(set(line) == LINE_KEYS if at % 32 == 0 else set(line) == LINE_KEYS - {"prompt"}
                for at, line in enumerate(rollout))
-    assert "rollouts/: the completions of all steps, 0.0019 GiB at most" in printed
+    assert "rollouts/: the completions of all steps, 2.2 MiB at most" in printed
     trained = [line for line in rollout if line["logp_trainer"]]
     assert trained
     assert all(len(line["token_ids"]) == len(line["logp_sampler"]) == len(line["entropy"]) for line in trained)
