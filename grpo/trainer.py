@@ -9,6 +9,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -53,6 +54,7 @@ class Trainer:
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
+        self.config = config = checkpoint.dated(config, found and found[0], ranks.gather(date.today(), date)[0])
         chat = Chat(config.model, pick_device(config.model))
         self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
         tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
