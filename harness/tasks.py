@@ -1,6 +1,7 @@
 """The task that a config names: in a module, in a file, or as an installed entry point."""
 
 import importlib.util
+import re
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,6 +12,9 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from grpo.types import Task, UserError
 from harness.files import brief
+
+TAKEN_KINDS = ("mean", "overall", "step")  # reward/mean; of a row of evaluation.json the mean over all kinds, and the step
+TAKEN_REFERENCES = ("steps", "validation", "kept")  # what else evaluation.json has
 
 
 def load_class(target: str, named: bool = True) -> type[Task]:
@@ -32,9 +36,32 @@ def load_class(target: str, named: bool = True) -> type[Task]:
             task_class = getattr(_module(place, target, named), name)
         if not (isinstance(task_class, type) and _is_a_model(getattr(task_class, "Settings", None))):
             raise AttributeError(f"{target} is no task: it has no Settings, a pydantic model")
+        if "target" in task_class.Settings.model_fields:
+            raise AttributeError("its Settings have a key target, and task.target names the class; rename that key")
         return task_class
     except (ImportError, OSError, AttributeError, SyntaxError, PydanticUserError, PydanticUndefinedAnnotation) as error:
         raise UserError(f"task.target = {target}: {brief(' '.join(str(error).split()))}; {wanted}") from None
+
+
+def check_task(task: Task, target: str) -> None:
+    """Raises UserError, which names the task, where it lacks problems, or chose a name that is another's in the records."""
+    where, kinds = f"task.target = {target}: its task", set()
+    for split in ("train", "validation", "test"):
+        if not (problems := getattr(task, split, None)):
+            raise UserError(f"{where} has no {split} problems; give it `{split}`, a list of one or more grpo.types.Problem "
+                            "that are in no other split")
+        kinds |= {problem.kind for problem in problems}
+    tags: dict[str, str] = {}
+    for kind in sorted(kinds, key=str):
+        if kind in TAKEN_KINDS or not isinstance(kind, str) or not kind:
+            raise UserError(f"{where} has problems of kind {brief(repr(kind))}; a kind is a text, and its name none of "
+                            f"{', '.join(TAKEN_KINDS)}, under which the records have something else; rename it")
+        if (other := tags.setdefault(re.sub(r"[^-\w./]", "_", kind), kind)) != kind:
+            raise UserError(f"{where} has kinds {brief(repr(other))} and {brief(repr(kind))}, which TensorBoard writes "
+                            "alike; rename one of them")
+    for name in TAKEN_REFERENCES:
+        if name in task.references:
+            raise UserError(f"{where} has a reference {name!r}, under which evaluation.json has something else; rename it")
 
 
 def _module(place: str, target: str, named: bool) -> ModuleType:

@@ -1,12 +1,14 @@
-"""A task's file is a module like any other."""
+"""A task's file is a module like any other; the names it chooses are nobody else's in the records."""
 
+import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
-from grpo.types import UserError
+from grpo.types import Problem, Reference, UserError
 from harness.schema import validated
-from harness.tasks import load_class
+from harness.tasks import TAKEN_KINDS, TAKEN_REFERENCES, check_task, load_class
 
 TASK = """from __future__ import annotations
 from dataclasses import dataclass
@@ -68,6 +70,7 @@ def test_a_file_with_another_modules_name_replaces_nothing(task, tmp_path, name)
     ("class MyTask:\n    Settings = dict\n", "is no task: it has no Settings"),
     ("MyTask = 3\n", "is no task"),
     ("import no_such_module\n", "No module named 'no_such_module'"),
+    ("import pydantic\nclass MyTask:\n    class Settings(pydantic.BaseModel):\n        target: int\n", "have a key target"),
     ("class MyTask\n", "the_task.py, line 1"),
 ])
 @pytest.mark.usefixtures("task")
@@ -85,3 +88,30 @@ def test_settings_of_a_type_that_is_nowhere_are_one_line(task):
     assert "Settings of the_task" in str(caught.value)
     assert "`Nowhere`" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def names(kinds: tuple[object, ...] = ("easy", "no carry"), reference: str = "api") -> SimpleNamespace:
+    """A task whose test problems have these kinds."""
+    return SimpleNamespace(train=[Problem("a", "easy", ())], validation=[Problem("b", "easy", ())],
+                           test=[Problem(str(kind), kind, ()) for kind in kinds],
+                           references={reference: Reference("an API", {"overall": 0.0})})
+
+
+def test_a_tasks_names_are_nobody_elses():
+    check_task(names(), "tasks:Mine")
+    for kind in ("mean", "overall", "step", "", 3, None):
+        with pytest.raises(UserError, match=rf"tasks:Mine: its task has problems of kind {kind!r}; .*rename it"):
+            check_task(names(("easy", kind)), "tasks:Mine")
+    for name in ("steps", "validation", "kept"):
+        with pytest.raises(UserError, match=f"tasks:Mine: its task has a reference '{name}', .*rename it"):
+            check_task(names(reference=name), "tasks:Mine")
+    with pytest.raises(UserError, match="kinds 'no carry' and 'no_carry', which TensorBoard writes alike"):
+        check_task(names(("no carry", "no_carry")), "tasks:Mine")
+
+
+def test_what_a_tasks_names_may_not_be_is_what_the_records_have(toy):
+    table = json.loads((toy[0] / "evaluation.json").read_text())
+    assert set(table) - {"api"} == set(TAKEN_REFERENCES)
+    metrics = json.loads((toy[0] / "metrics.jsonl").read_text().splitlines()[0])
+    records = {*table["steps"][0], *(key.removeprefix("reward/") for key in metrics if key.startswith("reward/"))}
+    assert records - {"custom", "standard"} == set(TAKEN_KINDS)
