@@ -3,6 +3,7 @@
 A wrong key, type, value or combination raises UserError before anything heavy is imported (harness/schema.py).
 """
 
+import datetime
 import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,6 +32,9 @@ class Model(Section):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the base weights, here and in vLLM; auto is bfloat16 on a GPU, float32 on a CPU")
+    date: Annotated[datetime.date, Field(strict=False)] | None = Field(  # text, in YAML and JSON
+        None, description="what a chat template is told that asks for today's date, YYYY-MM-DD; by default the day on which "
+                          "the run starts", examples=["2024-07-26"])
 
 
 class Lora(Section):

@@ -6,8 +6,10 @@ base's dtype, exactly as vLLM will: the policy that is trained is the policy tha
 
 import json
 import logging
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
@@ -37,6 +39,7 @@ class Chat:
         """Read the tokenizer from `model.path`. Raises UserError where there is none, or it has no chat template."""
         dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
         self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
+        self.date = model.date or date.today()
         with _read_from(model.path, "tokenizer"):
             self.tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
         if self.tokenizer.chat_template is None:
@@ -62,13 +65,18 @@ class Chat:
             return AutoConfig.from_pretrained(self.path, trust_remote_code=False)
 
     def encode(self, problem: Problem) -> Prompt:
-        """The prompt, as the model's own chat template renders the messages, thinking off."""
+        """The prompt, as the model's chat template renders the messages: thinking off, on `date`, draws fixed by them."""
+        before = random.getstate()
+        random.seed(repr(problem.messages))  # Jinja's `random` and `lipsum` draw from Python's own generator
         try:
             ids = tuple(self.tokenizer.apply_chat_template(
-                list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False))
+                list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False,
+                strftime_now=self.date.strftime))
         except TemplateError as error:
             raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({error}); "
                             "give another model, or other messages") from None
+        finally:
+            random.setstate(before)
         return Prompt(problem, ids, self.tokenizer.decode(ids))
 
     def decode(self, token_ids: tuple[int, ...]) -> str:

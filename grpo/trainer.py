@@ -9,6 +9,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -36,6 +37,7 @@ from harness.rollouts import KeptSteps
 from harness.selftest import check_served, self_test
 from harness.signals import deferred, ignore
 from harness.startup import QUIET, Startup
+from harness.tasks import check_task
 from speed.ranks import ALONE, Ranks
 
 
@@ -54,6 +56,7 @@ class Trainer:
         checkpoints = self.folder / "checkpoints"
         found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
         ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
+        self.config = config = checkpoint.dated(config, found and found[0], ranks.gather(date.today(), date)[0])
         chat = Chat(config.model, pick_device(config.model))
         self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
         tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
@@ -233,14 +236,10 @@ def train(
 def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], list[Prompt], int]:
     """The task's train, validation and test problems as token ids, and the most tokens of a prompt with its completion.
 
-    Raises UserError where the task lacks some, or where those do not fit the model.
+    Raises UserError where `check_task` does, or where they do not fit the model.
     """
-    splits = []
-    for name in ("train", "validation", "test"):
-        if not getattr(task, name, None):
-            raise UserError(f"task.target = {config.task.target}: its task has no {name} problems; give it `{name}`, a list "
-                            "of one or more grpo.types.Problem that are in no other split")
-        splits.append([chat.encode(problem) for problem in getattr(task, name)])
+    check_task(task, config.task.target)
+    splits = [[chat.encode(problem) for problem in problems] for problems in (task.train, task.validation, task.test)]
     longest = max(len(prompt.token_ids) for prompts in splits for prompt in prompts)
     if longest + config.rollout.max_new_tokens > chat.max_tokens:
         raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "

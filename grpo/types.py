@@ -33,7 +33,7 @@ class Problem:
     """One thing to solve, as a task hands it over. `data` is the task's own; the algorithm never opens it."""
 
     name: str  # shown in logs
-    kind: str  # rewards and accuracies are reported for each kind
+    kind: str  # rewards and accuracies are reported for each kind; not mean, overall or step: those are ours
     messages: tuple[dict[str, str], ...]  # the chat, rendered by the model's own template
     data: object = field(default=None, repr=False)  # its repr is part of the data set's hash
 

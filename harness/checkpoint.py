@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,19 @@ def newest(folder: Path) -> tuple[Path, list[str]]:
             return checkpoint, skipped
         skipped.append(f"passed over {checkpoint}: {wrong}")
     raise UserError("; ".join([f"--resume: no complete checkpoint in {folder}", *skipped]) + "; run without --resume")
+
+
+def dated(config: Config, checkpoint: Path | None, today: date) -> Config:
+    """The config with a `model.date`: its own, else the checkpoint's, else `today`.
+
+    A checkpoint from before there was one leaves it None. Raises UserError where the checkpoint's is no date.
+    """
+    day = config.model.date or today
+    if config.model.date is None and checkpoint is not None:
+        with _of_this_trainer(checkpoint):
+            then = read_object(checkpoint / STATE, LONGEST_STATE)["config"]["model"].get("date")
+            day = then and date.fromisoformat(then)
+    return config.model_copy(update={"model": config.model.model_copy(update={"date": day})})
 
 
 def check(checkpoint: Path, config: Config, identity: Identity, allowed: Collection[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from yaml import CollectionEndEvent, CollectionStartEvent, CSafeLoader, ScalarEvent, YAMLError, parse
 
@@ -103,6 +104,9 @@ def validated(model: type[Checked], raw: Any, prefix: str = "") -> Checked:
         raise UserError(f"config: expected sections of keys and values, found {_shown(raw)}")
     try:
         return model.model_validate(raw)
+    except PydanticUserError as error:  # the model itself is at fault: a type that its file does not know
+        raise UserError(f"{prefix.rstrip('.') or 'config'}: {model.__qualname__} of {model.__module__} is no model that "
+                        f"pydantic understands ({brief(' '.join(error.message.split()))}); mend its annotations") from None
     except ValidationError as errors:
         first = min(errors.errors(), key=lambda e: e["type"] == "missing")  # a typo explains what is missing
         raise UserError(_explain(model, first, prefix)) from None

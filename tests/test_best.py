@@ -173,7 +173,8 @@ def test_a_task_without_validation_problems_is_refused_before_anything_starts():
                                      "`validation`, a list of one or more grpo.types.Problem that are in no other split")
     contexts = {}
     for split in ("train", "validation", "test"):
-        task = SimpleNamespace(**({"train": [short], "validation": [short], "test": [short]} | {split: [long]}))
+        splits = {"train": [short], "validation": [short], "test": [short]} | {split: [long]}
+        task = SimpleNamespace(**splits, references={})
         *prompts, contexts[split] = encode(chat, task, config)
         assert [len(p) for p in prompts] == [1, 1, 1]
     assert len(set(contexts.values())) == 1  # vLLM has room for the longest of any split

