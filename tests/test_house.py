@@ -17,8 +17,8 @@ COMPOSERS = {
     "selftest.py": {"grpo.policy", "grpo.sampler", "grpo.update"},  # so does this
     "checkpoint.py": {"grpo.config", "grpo.policy", "grpo.update"}, "best.py": {"grpo.policy"},
     "kept.py": {"grpo.config", "grpo.update"},
-    "dry_step.py": {"grpo.config", "grpo.update"}, "lora_health.py": {"grpo.policy"},  # for their annotations alone,
-    "engine.py": {"grpo.config"}}  # as this
+    "dry_step.py": {"grpo.config", "grpo.update", "speed.attention"},  # its forecast knows what attention takes
+    "lora_health.py": {"grpo.policy"}, "engine.py": {"grpo.config"}}  # for their annotations alone
 ALGORITHM = ("types", "config", "trainer", "rollout", "advantage", "batch", "logprob", "loss", "update", "evaluate",
              "policy", "sampler")
 OURS = ("symbols", "harness", "speed", "grpo", "adapter", "train")
