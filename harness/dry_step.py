@@ -1,17 +1,19 @@
 """Before step 1: does the largest training pass fit? If not, let layers run twice, or say which key to lower.
 
 What autograd keeps of a pass grows with the tokens it reads. Two small passes measure that; the largest is then predicted,
-and run only if it should fit.
+and run only if it should fit: on a CPU a pass that does not fit is killed, with nobody left to say why.
 """
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from grpo.types import Completion, Group, Prompt, Sample, Score, UserError
 from harness.memory import GIB, available, counting_saved, ran_out
+from speed.attention import scores_bytes
 
 if TYPE_CHECKING:
     from grpo.config import Config
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
 
 Shape = list[list[int]]  # tokens of each completion, by group
 PASSING = 0.12  # of the activations, for what lives for a moment; seen on an H200 at the 8B shape: 0.1
-PROBES: list[Shape] = [[[8, 8]], [[40, 40]]]
+PROBES: list[Shape] = [[[8, 8]], [[40, 40]]]  # behind the prompt's first PROBED tokens
+PROBED = 64
 
 
 def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, int]) -> list[str]:
@@ -40,7 +43,7 @@ def dry_step(updater: "Updater", prompts: Sequence[Prompt], engine: tuple[int, i
         held = {"base and LoRA, vLLM's too": max(own, engine[0]), "KV cache": engine[1]}
     recomputed = max(0, config.train.recompute_layers)
     while True:
-        probed, measured = _kept(updater, prompt, PROBES), None
+        probed, measured = _kept(updater, replace(prompt, token_ids=prompt.token_ids[:PROBED]), PROBES), None
         if probed is not None:
             sizes = _sizes(config, updater, prompt, probed)
             if sum(sizes.values()) < free:
@@ -114,11 +117,14 @@ def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[fl
     """Bytes of what the largest training pass takes; `probed` is what PROBES kept."""
     policy, shape = updater.policy, largest_shape(config, prompt)
     few, more = (_read(probe, prompt) for probe in PROBES)
-    per_token = (probed[1] - probed[0]) / (more - few)
-    activations = max(probed[0], probed[0] + per_token * (_read(shape, prompt) - few))
+    activations = (probed[1] - probed[0]) / (more - few) * _read(shape, prompt)
+    scores = scores_bytes([len(prompt.token_ids)] * len(shape), [sum(rows) for rows in shape],
+                          [tokens for rows in shape for tokens in rows], policy.decoder.config.num_attention_heads,
+                          torch.empty(0, dtype=policy.dtype, device=policy.device))
     # speed/head.py has four float32 tensors of a chunk's logits at once
     chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,
+            **({"attention scores": float(scores)} if scores else {}),
             "logits": 16.0 * policy.head.out_features * chunk,
             "gradients and optimizer": (6.1 + 8 * (updater.ranks.size > 1)) * sum(  # ranks: and two more to add up
                 p.numel() for p in policy.parameters.values())}

@@ -15,6 +15,7 @@ With the merged o and lse these are the whole softmax's gradients, one stretch o
 no backward pass. S is `scale` q k^T, causal where the keys are the token's own.
 """
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -24,6 +25,7 @@ from transformers import AttentionInterface
 from grpo.types import UserError
 
 NAME = "shared_prefix"  # transformers' attn_implementation
+SCORES = 2**23  # at once, where they are written out
 Offsets = torch.Tensor  # int32, from 0: where each stretch begins, and the end of the last
 
 
@@ -126,12 +128,14 @@ def _forward(q, k, v, of_q: _Stretches, of_k: _Stretches, causal: bool, scale: f
     if _flash(q):
         return torch.ops.aten._flash_attention_forward(
             q, k, v, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, causal, False, scale=scale)[:2]
-    queries, keys = _Padding(of_q), _Padding(of_k)
-    heads = q.shape[1] // k.shape[1]
-    scores_SHTT = _scores(queries.pad(q), keys.pad(k, heads), keys, causal, scale)
-    lse_SHT1 = scores_SHTT.logsumexp(-1, keepdim=True)
-    o_SHTD = torch.exp(scores_SHTT - lse_SHT1).to(v.dtype) @ keys.pad(v, heads)
-    return queries.unpad(o_SHTD), queries.unpad(lse_SHT1)[..., 0].T
+    o, lse = torch.empty_like(q), q.new_empty((q.shape[1], q.shape[0]), dtype=_wide(q))
+    for queries, keys in _padded(of_q, of_k, q.shape[1], causal, q.device):
+        heads = k.shape[1]
+        scores_SHTT = _scores(queries.pad(q, heads), keys.pad(k, heads), queries, keys, causal, scale)
+        lse_SHT1 = scores_SHTT.logsumexp(-1, keepdim=True)
+        o_SHTD = torch.exp(scores_SHTT.sub_(lse_SHT1)).to(v.dtype) @ keys.pad(v, heads)
+        o[queries.tokens], lse[:, queries.tokens] = queries.unpad(o_SHTD), queries.unpad(lse_SHT1)[..., 0].T
+    return o, lse
 
 
 def _backward(do, q, k, v, o, lse, of_q: _Stretches, of_k: _Stretches, causal: bool, scale: float):
@@ -141,49 +145,104 @@ def _backward(do, q, k, v, o, lse, of_q: _Stretches, of_k: _Stretches, causal: b
         return torch.ops.aten._flash_attention_backward(
             do, q, k, v, o, lse, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, causal,
             no_dropout, no_dropout, scale=scale)
-    queries, keys = _Padding(of_q), _Padding(of_k)
-    heads = q.shape[1] // k.shape[1]
-    do_SHTD, q_SHTD, k_SHTD, v_SHTD = queries.pad(do), queries.pad(q), keys.pad(k, heads), keys.pad(v, heads)
-    inner_SHT1 = queries.pad((do.to(lse) * o.to(lse)).sum(-1, keepdim=True))
-    lse_SHT1 = queries.pad(lse.T[..., None], fill=float("inf"))  # padded queries have P = 0
-    p_SHTT = torch.exp(_scores(q_SHTD, k_SHTD, keys, causal, scale) - lse_SHT1)
-    ds_SHTT = (p_SHTT * ((do_SHTD @ v_SHTD.mT).to(p_SHTT.dtype) - inner_SHT1) * scale).to(q.dtype)
-    return (queries.unpad(ds_SHTT @ k_SHTD), keys.unpad(ds_SHTT.mT @ q_SHTD, heads),
-            keys.unpad(p_SHTT.to(q.dtype).mT @ do_SHTD, heads))
+    heads, wide, inner = k.shape[1], _wide(q), (do.to(lse) * o.to(lse)).sum(-1, keepdim=True)
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
+    for queries, keys in _padded(of_q, of_k, q.shape[1], causal, q.device):
+        q_SHTD, do_SHTD = queries.pad(q, heads), queries.pad(do, heads)
+        k_SHTD, v_SHTD = keys.pad(k, heads), keys.pad(v, heads)
+        lse_SHT1 = queries.pad(lse.T[..., None], heads, fill=float("inf"))  # padded queries have P = 0
+        p_SHTT = torch.exp(_scores(q_SHTD, k_SHTD, queries, keys, causal, scale).sub_(lse_SHT1))
+        ds_SHTT = (do_SHTD @ v_SHTD.mT).to(wide).sub_(queries.pad(inner, heads)).mul_(p_SHTT).mul_(scale).to(q.dtype)
+        dq[queries.tokens] = queries.unpad(ds_SHTT @ k_SHTD)
+        dk[keys.tokens] += keys.unpad(ds_SHTT.mT @ q_SHTD)
+        dv[keys.tokens] += keys.unpad(p_SHTT.to(q.dtype).mT @ do_SHTD)
+    return dq, dk.to(k.dtype), dv.to(v.dtype)
 
 
 def _flash(q: torch.Tensor) -> bool:
-    """Whether FlashAttention's kernels take it; elsewhere the same formulas run on padded stretches."""
+    """Whether FlashAttention's kernels take it; elsewhere the same formulas run on padded stretches, a block at a time."""
     return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
+
+
+def scores_bytes(prompts: Sequence[int], groups: Sequence[int], rows: Sequence[int], heads: int, like: torch.Tensor) -> int:
+    """The most that scores take at once, for the lengths that make a Layout and queries `like` this. 0 in FlashAttention."""
+    if _flash(like):
+        return 0
+    most = max(heads * len(block.queries) * max(block.queries) * max(block.keys)
+               for of_q, of_k in ((prompts, prompts), (rows, rows), (groups, prompts))
+               for block in _blocks(of_q, of_k, heads, causal=of_q is of_k))
+    return 3 * _wide(like).itemsize * most  # S; its exponential, or P; a buffer of softmax, or dS
+
+
+class _Block(NamedTuple):
+    """Neighbouring stretches, whole; or some of one's queries, with the keys that they may see."""
+
+    first_query: int  # its place among the packed tokens
+    queries: list[int]  # of each stretch, how many
+    first_key: int
+    keys: list[int]
+
+
+def _blocks(of_q: Sequence[int], of_k: Sequence[int], heads: int, causal: bool) -> Iterator[_Block]:
+    """Stretches of these lengths in blocks of at most SCORES scores each, or of one query's."""
+    first, query, key = 0, 0, 0
+    while first < len(of_q):
+        last, longest_q, longest_k = first, 0, 0
+        while last < len(of_q):
+            longest_q, longest_k = max(longest_q, of_q[last]), max(longest_k, of_k[last])
+            if last > first and heads * (last + 1 - first) * longest_q * longest_k > SCORES:
+                break
+            last += 1
+        queries, keys = list(of_q[first:last]), list(of_k[first:last])
+        if last > first + 1:
+            yield _Block(query, queries, key, keys)
+        else:
+            step = max(1, SCORES // (heads * keys[0]))
+            for at in range(0, queries[0], step):
+                end = min(at + step, queries[0])
+                yield _Block(query + at, [end - at], key, [end if causal else keys[0]])
+        first, query, key = last, query + sum(queries), key + sum(keys)
+
+
+def _padded(
+    of_q: _Stretches, of_k: _Stretches, heads: int, causal: bool, device: torch.device
+) -> Iterator[tuple["_Padding", "_Padding"]]:
+    """The queries and the keys of each block."""
+    for block in _blocks(of_q.offsets.diff().tolist(), of_k.offsets.diff().tolist(), heads, causal):
+        yield _Padding(block.first_query, block.queries, device), _Padding(block.first_key, block.keys, device)
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _scores(q_SHTD: torch.Tensor, k_SHTD: torch.Tensor, keys: "_Padding", causal: bool, scale: float) -> torch.Tensor:
+def _scores(
+    q_SHTD: torch.Tensor, k_SHTD: torch.Tensor, queries: "_Padding", keys: "_Padding", causal: bool, scale: float
+) -> torch.Tensor:
     """S, -inf where a query does not see a key."""
-    scores_SHTT = (q_SHTD @ k_SHTD.mT).to(_wide(q_SHTD)) * scale
-    seen = keys.inside_ST[:, None, None]
-    if causal:
-        seen = seen & torch.ones(scores_SHTT.shape[-2:], dtype=torch.bool, device=seen.device).tril()
-    return scores_SHTT.masked_fill(~seen, float("-inf"))
+    scores_SHTT = (q_SHTD @ k_SHTD.mT).to(_wide(q_SHTD)).mul_(scale)
+    seen_STT = keys.inside_ST[:, None]
+    if causal:  # the last query of a block sees its last key
+        several, last = queries.inside_ST.shape[1], keys.inside_ST.shape[1]
+        seen_STT = seen_STT & torch.ones(several, last, dtype=torch.bool, device=seen_STT.device).tril(last - several)
+    scores_SHTT.unflatten(2, (-1, queries.inside_ST.shape[1])).masked_fill_(~seen_STT[:, None, None], float("-inf"))
+    return scores_SHTT
 
 
 class _Padding:
-    """Packed stretches to a padded tensor and back; S stretches of at most T tokens."""
+    """Packed neighbouring stretches to a padded tensor and back; S stretches of at most T tokens."""
 
-    def __init__(self, stretches: _Stretches):
-        offsets, longest = stretches
-        places_ST = offsets[:-1, None] + torch.arange(longest, device=offsets.device)
-        self.inside_ST = places_ST < offsets[1:, None]
-        self.places_ST = places_ST.where(self.inside_ST, 0).long()
+    def __init__(self, first: int, lengths: list[int], device: torch.device):
+        self.tokens = slice(first, first + sum(lengths))
+        self.inside_ST = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
 
-    def pad(self, x_NHD: torch.Tensor, times: int = 1, fill: float = 0.0) -> torch.Tensor:
-        """N x heads x D to S x (times heads) x T x D: each head repeated, as many queries share it."""
-        x_STHD = x_NHD[self.places_ST].masked_fill(~self.inside_ST[..., None, None], fill)
-        return x_STHD.transpose(1, 2).repeat_interleave(times, dim=1)
+    def pad(self, x_NHD: torch.Tensor, heads: int, fill: float = 0.0) -> torch.Tensor:
+        """N x (several x heads) x D to S x heads x (several x T) x D: the queries that share keys lie in the same rows."""
+        x_NHD = x_NHD[self.tokens]
+        x_STHD = x_NHD.new_full((*self.inside_ST.shape, *x_NHD.shape[1:]), fill)
+        x_STHD[self.inside_ST] = x_NHD
+        return x_STHD.transpose(1, 2).unflatten(1, (heads, -1)).flatten(2, 3)
 
-    def unpad(self, x_SHTD: torch.Tensor, times: int = 1) -> torch.Tensor:
-        """The way back: what `times` heads have is added up."""
-        return x_SHTD.unflatten(1, (-1, times)).sum(2).transpose(1, 2)[self.inside_ST]
+    def unpad(self, x_SHTD: torch.Tensor) -> torch.Tensor:
+        """The way back."""
+        return x_SHTD.unflatten(2, (-1, self.inside_ST.shape[1])).flatten(1, 2).transpose(1, 2)[self.inside_ST]

@@ -115,7 +115,8 @@ def test_it_trains_nothing(policy, prompts):
     before = {name: p.detach().clone() for name, p in policy.parameters.items()}
     line, _ = dry_step(updater, prompts, ENGINE)
     assert re.fullmatch(r"memory: base and LoRA 0\.01 GiB, vLLM's weights 2\.00 GiB, KV cache 1\.00 GiB; a training pass "
-                        r"takes up to activations 0\.0[1-3] GiB, passing buffers 0\.00 GiB, logits 0\.00 GiB, "
+                        r"takes up to activations 0\.0[1-3] GiB, passing buffers 0\.00 GiB, "
+                        r"attention scores 0\.0\d GiB, logits 0\.00 GiB, "
                         r"gradients and optimizer 0\.00 GiB, of [\d.]+ GiB free", line)
     assert all(p.grad is None for p in policy.model.parameters())
     assert not any(updater.optimizer.state[p] for p in policy.parameters.values())

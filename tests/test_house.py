@@ -17,8 +17,9 @@ COMPOSERS = {
     "selftest.py": {"grpo.policy", "grpo.sampler", "grpo.update"},  # so does this
     "checkpoint.py": {"grpo.config", "grpo.policy", "grpo.update"}, "best.py": {"grpo.policy"},
     "kept.py": {"grpo.config", "grpo.policy", "grpo.update"},
-    "dry_step.py": {"grpo.config", "grpo.update"}, "lora_health.py": {"grpo.policy"},  # for their annotations alone,
-    "engine.py": {"grpo.config"}, "engine_faults.py": {"grpo.config"}, "rollouts.py": {"grpo.config"}}  # as this
+    "dry_step.py": {"grpo.config", "grpo.update", "speed.attention"},  # its forecast knows what attention takes
+    "lora_health.py": {"grpo.policy"},  # for their annotations alone, as those that follow
+    "engine.py": {"grpo.config"}, "engine_faults.py": {"grpo.config"}, "rollouts.py": {"grpo.config"}}
 ALGORITHM = ("types", "config", "trainer", "rollout", "advantage", "batch", "logprob", "loss", "update", "evaluate",
              "policy", "sampler")
 OURS = ("symbols", "harness", "speed", "grpo", "adapter", "train")

@@ -16,6 +16,7 @@ from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
 from grpo.types import UserError
+from speed import attention
 from speed.attention import Layout, _attend, shared_prefix_attention
 from speed.engine import _side_by_side
 from speed.engine import settings as engine_settings
@@ -36,8 +37,8 @@ def seen(prompts: list[int], rows: list[list[int]]) -> torch.Tensor:
 
 @settings(deadline=None, max_examples=30)
 @given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 7), min_size=1, max_size=4)), min_size=1, max_size=3),
-       st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.integers(0, 9))
-def test_attention_equals_the_masked_one(shape, heads, seed):
+       st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.integers(0, 9), st.sampled_from([attention.SCORES, 60, 1]))
+def test_attention_equals_the_masked_one(shape, heads, seed, scores):
     prompts, rows = [length for length, _ in shape], [lengths for _, lengths in shape]
     layout = Layout.of(prompts, [sum(lengths) for lengths in rows], [n for lengths in rows for n in lengths],
                        torch.device("cpu"))
@@ -46,11 +47,13 @@ def test_attention_equals_the_masked_one(shape, heads, seed):
     q, k, v = (torch.randn(len(mask), n, 8, dtype=torch.float64, requires_grad=True) for n in (q_heads, kv_heads, kv_heads))
     plain = F.scaled_dot_product_attention(
         *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask, scale=0.4, enable_gqa=True)[0].transpose(0, 1)
-    ours, _ = _attend(q, k, v, *layout, 0.4)
-    torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-12)
     upstream = torch.randn_like(plain)
-    for got, wanted in zip(torch.autograd.grad(ours, (q, k, v), upstream), torch.autograd.grad(plain, (q, k, v), upstream),
-                           strict=True):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "SCORES", scores)
+        ours, _ = _attend(q, k, v, *layout, 0.4)
+        gradients = torch.autograd.grad(ours, (q, k, v), upstream)
+    torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-12)
+    for got, wanted in zip(gradients, torch.autograd.grad(plain, (q, k, v), upstream), strict=True):
         torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
 
 
