@@ -123,7 +123,7 @@ class Trainer:
             if ranks.first:
                 with clock("record"):
                     alarms, lines = self.alarms.check(groups + replaced)
-                    health, norm = self.health.measure(self.updater.gradient_norms)
+                    health, norm = self.health.measure(step, self.updater.gradient_norms)
                     self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
                     self.log.modules(step, health)
                 self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),
