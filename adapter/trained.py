@@ -20,8 +20,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
 
 from adapter.records import EVALUATION, read_kept
 from adapter.settings import Settings
+from grpo.chat import Chat, pick_device
 from grpo.config import Config, Lora, load
-from grpo.policy import SETTINGS, WEIGHTS, Chat, pick_device
+from grpo.policy import SETTINGS, WEIGHTS
 from grpo.types import Problem, UserError
 from harness import checkpoint
 from harness.best import FOLDER

@@ -27,8 +27,8 @@ from pydantic import BaseModel
 from transformers import AutoTokenizer
 
 from benchmarks.record import report
+from grpo.chat import Chat
 from grpo.config import Config
-from grpo.policy import Chat
 from grpo.trainer import Trainer
 from grpo.types import Problem, Score
 from harness.identity import versions

@@ -21,8 +21,9 @@ import torch
 from benchmarks.our_step import CUDA, configured
 from benchmarks.record import report
 from grpo.batch import pad
+from grpo.chat import pick_device
 from grpo.config import Config
-from grpo.policy import Policy, pick_device
+from grpo.policy import Policy
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
 from grpo.update import Updater
 from speed.attention import NAME

@@ -22,8 +22,9 @@ import torch
 import harness.selftest
 from benchmarks.record import report
 from examples.sums import Sums
+from grpo.chat import pick_device
 from grpo.config import load
-from grpo.policy import Policy, pick_device
+from grpo.policy import Policy
 from grpo.sampler import Sampler
 from grpo.update import Updater
 from harness.identity import versions

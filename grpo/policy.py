@@ -6,82 +6,27 @@ base's dtype, exactly as vLLM will: the policy that is trained is the policy tha
 
 import json
 import logging
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
-from functools import cached_property
 from pathlib import Path
 
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # PEFT imports it, and it warns of kernels unused here
 
 import torch
-from jinja2 import TemplateError
 from peft import LoraConfig, get_peft_model
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from grpo.chat import Chat, read_from
 from grpo.config import Lora, Model
-from grpo.types import Problem, Prompt, UserError
+from grpo.types import UserError
 from harness.identity import fingerprint
 from speed import attention
 from speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
-
-
-class Chat:
-    """How a model is spoken to: its tokenizer and chat template, and where and in which dtype it computes."""
-
-    def __init__(self, model: Model, device: torch.device):
-        """Read the tokenizer from `model.path`. Raises UserError where there is none, or it has no chat template."""
-        dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
-        self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
-        self.date = model.date or date.today()
-        with _read_from(model.path, "tokenizer"):
-            self.tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-        if self.tokenizer.chat_template is None:
-            raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
-
-    @cached_property
-    def stop_ids(self) -> list[int]:
-        """Tokens that end a completion: the tokenizer's and the generation config's."""
-        try:
-            more = GenerationConfig.from_pretrained(self.path).eos_token_id
-        except OSError:  # a model without that file says it in config.json
-            more = self._config.eos_token_id
-        return sorted({self.tokenizer.eos_token_id, *(more if isinstance(more, list) else [more])} - {None})
-
-    @cached_property
-    def max_tokens(self) -> int:
-        """The longest prompt plus completion the model has positions for."""
-        return self._config.get_text_config().max_position_embeddings
-
-    @cached_property
-    def _config(self) -> PretrainedConfig:
-        with _read_from(self.path, "configuration"):
-            return AutoConfig.from_pretrained(self.path, trust_remote_code=False)
-
-    def encode(self, problem: Problem) -> Prompt:
-        """The prompt, as the model's chat template renders the messages: thinking off, on `date`, draws fixed by them."""
-        before = random.getstate()
-        random.seed(repr(problem.messages))  # Jinja's `random` and `lipsum` draw from Python's own generator
-        try:
-            ids = tuple(self.tokenizer.apply_chat_template(
-                list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False,
-                strftime_now=self.date.strftime))
-        except TemplateError as error:
-            raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({error}); "
-                            "give another model, or other messages") from None
-        finally:
-            random.setstate(before)
-        return Prompt(problem, ids, self.tokenizer.decode(ids))
-
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """A completion's text, for reward and logs; training never reads it."""
-        return self.tokenizer.decode(token_ids, skip_special_tokens=True)
 
 
 class Policy(Chat):
@@ -122,7 +67,7 @@ class Policy(Chat):
                 why = str(error)
         else:
             why = "on a CPU vLLM repacks it" if self.device.type == "cpu" else "no engine lends it"
-        with _read_from(self.path, "causal language model"):
+        with read_from(self.path, "causal language model"):
             base = AutoModelForCausalLM.from_pretrained(
                 self.path, dtype=self.dtype, use_safetensors=True, attn_implementation=attention.NAME,
                 trust_remote_code=False)
@@ -193,7 +138,7 @@ class Policy(Chat):
 
 def check_base(chat: Chat, model: Model, lora: Lora) -> None:
     """What can be said of the base before its weights are in memory. Raises UserError where it cannot be trained."""
-    with _read_from(chat.path, "causal language model"):
+    with read_from(chat.path, "causal language model"):
         base = empty_model(chat.path, chat.dtype)
     _check(base, model, lora)
 
@@ -207,21 +152,3 @@ def _check(base: PreTrainedModel, model: Model, lora: Lora) -> None:
     if missing := sorted(set(lora.targets) - names):
         raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
                         f"it has {', '.join(sorted(names))}")
-
-
-def pick_device(model: Model) -> torch.device:
-    """The device of `model.device`. Raises UserError where it asks for a GPU that is not there."""
-    available = torch.cuda.is_available()
-    if model.device == "cuda" and not available:
-        raise UserError("model.device = cuda: no NVIDIA GPU is visible here; on a CPU use configs/tiny.yaml")
-    return torch.device("cuda" if available and model.device != "cpu" else "cpu")
-
-
-@contextmanager
-def _read_from(path: str, what: str) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, KeyError, RecursionError, SafetensorError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(f"model.path = {path}: no {what} there ({first}); "
-                        "give a Hugging Face model directory, such as models/tiny") from None

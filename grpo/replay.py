@@ -12,8 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from grpo.chat import pick_device
 from grpo.config import Config
-from grpo.policy import Policy, pick_device
+from grpo.policy import Policy
 from grpo.rollout import advantages, sampling_seed
 from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater

@@ -32,8 +32,8 @@ from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 
+from grpo.chat import Chat
 from grpo.config import Config
-from grpo.policy import Chat
 from grpo.types import Prompt, Sample, UserError
 from harness.engine_faults import why_not
 from harness.identity import fingerprint

@@ -13,9 +13,10 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from grpo.chat import Chat, pick_device
 from grpo.config import Config
 from grpo.evaluate import evaluate
-from grpo.policy import Chat, Policy, check_base, pick_device
+from grpo.policy import Policy, check_base
 from grpo.rollout import advantages, step_groups
 from grpo.sampler import Sampler
 from grpo.types import Aborted, Prompt, Table, Task, UserError
@@ -128,7 +129,7 @@ class Trainer:
             if ranks.first:
                 with clock("record"):
                     alarms, lines = self.alarms.check(groups + replaced)
-                    health, norm = self.health.measure(self.updater.gradient_norms)
+                    health, norm = self.health.measure(step, self.updater.gradient_norms)
                     self.log.completions(step, completion_lines(step, groups, advantages_PG, token_logs))
                     self.log.modules(step, health)
                 self.log.step(step, {**rollout_metrics(groups, replaced), **learned, **alarms, **norm, **clock.metrics(),

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from adapter.task import SymbolTask
-from grpo.policy import Chat, Policy
+from grpo.chat import Chat
+from grpo.policy import Policy
 from grpo.trainer import encode
 from grpo.types import Problem, UserError
 from harness.best import Best, Last

@@ -13,7 +13,7 @@ SOURCES.append(ROOT / "train.py")
 MAY_IMPORT = {"symbols": set(), "harness": {"grpo.types"}, "speed": {"grpo.types"}, "grpo": {"harness", "speed"},
               "adapter": {"symbols", "harness", "grpo.types"}}
 COMPOSERS = {
-    "trained.py": {"grpo.config", "grpo.policy", "grpo.sampler"},  # it composes, as train.py does
+    "trained.py": {"grpo.chat", "grpo.config", "grpo.policy", "grpo.sampler"},  # it composes, as train.py does
     "selftest.py": {"grpo.policy", "grpo.sampler", "grpo.update"},  # so does this
     "checkpoint.py": {"grpo.config", "grpo.policy", "grpo.update"}, "best.py": {"grpo.policy"},
     "kept.py": {"grpo.config", "grpo.policy", "grpo.update"},

@@ -11,8 +11,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from grpo.chat import Chat
 from grpo.config import load
-from grpo.policy import Chat, Policy
+from grpo.policy import Policy
 from grpo.types import Problem, UserError
 from grpo.update import Updater
 from harness import checkpoint, rundir

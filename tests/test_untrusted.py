@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import train
-from grpo.policy import Chat, Policy
+from grpo.chat import Chat
+from grpo.policy import Policy
 from grpo.types import Problem, UserError
 from tests.conftest import ROOT, TINY, tiny_config
 

@@ -7,8 +7,9 @@ LoRA that checkpoint N-1 holds; step 1 from a new one, which the seed gives agai
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from grpo.chat import pick_device
 from grpo.config import Config
-from grpo.policy import Policy, pick_device
+from grpo.policy import Policy
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import recorded_groups
 from grpo.types import Group, UserError

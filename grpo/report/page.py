@@ -10,6 +10,7 @@ import html
 import json
 import re
 from collections.abc import Iterable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +146,8 @@ def _lora(lines: list[LoraLine]) -> dict[str, Any]:
     ordered = sorted(modules, key=lambda name: (projections.index(_split(name)[0]), _split(name)[1], name))
     rows = [[[_short(line.modules[name][q]) if name in line.modules else None for line in lines] for name in ordered]
             for q in range(3)]
+    # an effective rank is that of the module's last turn (harness/lora_health.py)
+    rows[2] = [list(accumulate(row, lambda last, value: last if value is None else value)) for row in rows[2]]
     return {"steps": [line.step for line in lines], "modules": ordered,
             "projections": [_split(name)[0] for name in ordered], "values": rows}
 
