@@ -10,6 +10,7 @@ from pathlib import Path
 
 from grpo.config import load
 from grpo.types import Aborted, UserError
+from harness.files import printable
 from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, deferred, listen
@@ -37,7 +38,7 @@ def main(argv: list[str]) -> int:
         code, consequence = interrupt.code, True
         message = f"interrupted by {interrupt}; --resume goes on from the last finished step"
     if ranks.first or not consequence:
-        sys.stderr.write(ranks.last_word(f"{message}\n"))
+        sys.stderr.write(ranks.last_word(f"{printable(message)}\n"))
     return code
 
 
