@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grpo.config import load
 from grpo.types import Aborted, UserError
+from harness.files import printable
 from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, deferred, listen
@@ -39,7 +40,7 @@ def main(argv: list[str]) -> int:
         code, consequence = interrupt.code, True
         message = f"interrupted by {interrupt}; --resume goes on from the newest checkpoint"
     if ranks.first or not consequence:
-        sys.stderr.write(ranks.last_word(f"{message}\n"))
+        sys.stderr.write(ranks.last_word(f"{printable(message)}\n"))
     return code
 
 

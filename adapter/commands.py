@@ -8,6 +8,7 @@ from typing import get_args
 
 from adapter.settings import Settings, UpstreamName
 from grpo.types import UserError
+from harness.files import printable
 from harness.schema import validated
 
 
@@ -16,7 +17,7 @@ def run(main: Callable[[list[str]], int | None]) -> int:
     try:
         return main(sys.argv[1:]) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

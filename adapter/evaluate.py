@@ -47,6 +47,7 @@ from adapter.report import Evaluated
 from adapter.task import SymbolTask
 from adapter.upstream import SimulatedUpstream
 from grpo.types import UserError
+from harness.files import printable
 
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter
@@ -180,7 +181,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--compare-base", action="store_true", help="let the base answer too, beside the adapter")
     options = parser.parse_args(arguments)
     found = evaluate(options.run, options.compare_base)
-    printed = report.text(found)
+    printed = printable(report.text(found), keep="\n")  # report.txt too: it will be shown on one
     folder = write(found, printed)
     print(f"{printed}\nwritten to {folder}/")
 

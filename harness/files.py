@@ -51,8 +51,15 @@ def read_object(path: Path, most: int = MOST) -> dict[str, Any]:
 def brief(value: object, most: int = 200) -> str:
     """A value of a stranger's in a message: one line, printable, cut after `most` characters."""
     text = str(value)
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
-    return shown if len(text) <= most else f"{shown}..."
+    return printable(text[:most]) + ("" if len(text) <= most else "...")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """What a terminal may be given: characters that it would obey are escaped, but for those in `keep`.
+
+    A model, a file or an API may have written any part of a line; every line goes through here on its way out.
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
 
 
 Line = TypeVar("Line", bound=BaseModel)

@@ -90,6 +90,15 @@ def test_nothing_swallows_errors_or_runs_data():
         assert "pickle" not in imported(path)
 
 
+def test_no_test_asserts_a_time():
+    """A busy machine is no fault; times live in benchmarks/."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                read = {of.attr for of in ast.walk(node) if isinstance(of, ast.Attribute)}
+                assert not read & {"monotonic", "perf_counter"}, f"{path.name}:{node.lineno}"
+
+
 def test_rivals_are_not_imported():
     for path in SOURCES:
         if path.parts[-2] != "benchmarks":

@@ -20,7 +20,7 @@ from harness import dry_step
 from harness.memory import GIB
 from speed import torchrun
 from speed.ranks import ALONE, Joined, Ranks
-from tests.conftest import ROOT, tiny_config, tiny_policy
+from tests.conftest import LONG, ROOT, tiny_config, tiny_policy
 
 
 def test_torchruns_variables_are_taken_out(monkeypatch):
@@ -88,9 +88,9 @@ def test_ranks_that_share_a_gpu_take_turns():
     def work(rank):
         own, shared = (Joined(PrefixStore(str(gpus), store), rank, 4, rank, 4, gpus) for gpus in (4, 2))
         with own.in_turn():
-            at_once.wait(timeout=30)
+            at_once.wait(timeout=LONG)
         with shared.in_turn():
-            two.wait(timeout=30)
+            two.wait(timeout=LONG)
             log.append(rank // 2)
         log.append("after")
         return own, shared

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from grpo.types import UserError
-from harness.files import writable, write_text
+from harness.files import printable, writable, write_text
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +25,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(report(options.run, options.out or options.run / "report.html", options.steps))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     return 0
 
