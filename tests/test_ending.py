@@ -52,15 +52,19 @@ def test_a_reader_that_goes_ends_nothing_and_a_hang_up_saves(tmp_path):
     """As when a connection drops under `train.py | tee log`: the pipe is closed first, the signal comes later."""
     folder = tmp_path / "run"
     process = subprocess.Popen([sys.executable, "train.py", *SMALL, f"run.dir={folder}", "run.steps=4000"], cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    while b"step 0: test" not in process.stdout.readline():
-        assert process.poll() is None
-    process.stdout.close()
-    while (folder / "metrics.jsonl").read_bytes().count(b"\n") < 4:
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGHUP)
-    assert process.wait(timeout=120) == 129
+                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL))  # noqa: PLW1509 - tests under nohup
+    try:
+        while b"step 0: test" not in process.stdout.readline():
+            assert process.poll() is None
+        process.stdout.close()
+        while (folder / "metrics.jsonl").read_bytes().count(b"\n") < 4:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGHUP)
+        assert process.wait(timeout=120) == 129
+    finally:
+        process.kill()
     assert saved(folder)
 
 
