@@ -139,6 +139,8 @@ def listening(monkeypatch):
     handlers = {signum: signal.getsignal(signum) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
     monkeypatch.setattr(signals, "_arrived", [])
     monkeypatch.setattr(signals, "_deferring", False)
+    for signum in handlers:
+        signal.signal(signum, signal.SIG_DFL)  # under nohup one is ignored
     listen()
     yield lambda signum: os.kill(os.getpid(), signum)
     for signum, handler in handlers.items():
