@@ -127,7 +127,8 @@ def read_from(path: str, what: str) -> Iterator[None]:
     """Within it, what transformers finds wrong with the directory at `path` becomes a UserError. what: is read there."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RecursionError, SafetensorError, StrictDataclassError) as error:
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, RecursionError, SafetensorError,
+            StrictDataclassError) as error:  # any of these, where config.json is not what the model's code expects
         first = str(error).strip().splitlines()[0].rstrip(":")
         raise UserError(f"model.path = {path}: no {what} there ({first}); "
                         "give a Hugging Face model directory, such as models/tiny") from None

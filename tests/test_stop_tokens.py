@@ -1,4 +1,4 @@
-"""What ends a completion, whichever file of a model directory says it. In models/tiny: 0 ends a text, 1 and 2 enclose a turn."""
+"""What ends a completion, whichever file of a model directory says it. In models/tiny 0 ends a text, 2 a turn."""
 
 import json
 import shutil
@@ -61,7 +61,7 @@ def test_the_start_can_say_them(tmp_path):
 
 
 def test_a_model_without_one_is_refused(tmp_path):
-    with pytest.raises(UserError, match="no stop token in tokenizer, .*; set eos_token_id in generation_config.json"):
+    with pytest.raises(UserError, match=r"no stop token in tokenizer, .*; set eos_token_id in generation_config\.json"):
         _ = chat(directory(tmp_path / "m")).stop_ids
 
 
@@ -70,7 +70,7 @@ def test_a_model_without_one_is_refused(tmp_path):
 def test_a_damaged_generation_config_is_one_line(tmp_path, text):
     folder = directory(tmp_path / "m", tokenizer="<|im_end|>")
     (folder / "generation_config.json").write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(UserError, match="generation_config.json: cannot be read|eos_token_id holds") as caught:
+    with pytest.raises(UserError, match=r"generation_config\.json: cannot be read|eos_token_id holds") as caught:
         _ = chat(folder).stop_ids
     assert str(caught.value).isprintable()
 
