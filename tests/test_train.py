@@ -140,6 +140,7 @@ def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
     assert all(m["tokens/trained"] > 0 and m["policy/grad_norm"] > 0 and "reward/word" in m for m in metrics)
     assert ("policy/kl_ref" in metrics[1]) == (kind == "llama")
     assert "the empty answer" in done.stdout
+    assert "stop tokens: <|im_end|> (2)" in done.stdout
     moved = load_file(tmp_path / "run" / "checkpoints" / "step-00002" / "adapter_model.safetensors")
     assert all(t.abs().max() > 0 for name, t in moved.items() if "lora_B" in name)
     line = lines(tmp_path / "run" / "rollouts" / "step-00001.jsonl.gz")[0]
