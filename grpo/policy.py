@@ -24,6 +24,7 @@ from grpo.config import Lora, Model
 from grpo.types import UserError
 from harness.identity import fingerprint
 from speed import attention
+from speed.head import logit_scale
 from speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
@@ -32,8 +33,9 @@ WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's
 class Policy(Chat):
     """Base, LoRA and tokenizer.
 
-    Attributes: `decoder` and `head`, which take tokens to hidden states to logits; `parameters`, the LoRA, float32, by
-    PEFT's names; `shares_base`, whether the base is the engine's, and `held`, a line that says so.
+    Attributes: `decoder` and `head`, which take tokens to hidden states to logits; `logit_scale`, by which the model
+    multiplies these; `parameters`, the LoRA, float32, by PEFT's names; `shares_base`, whether the base is the engine's,
+    and `held`, a line that says so.
     """
 
     def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int, engine: EngineWeights | None = None):
@@ -45,7 +47,7 @@ class Policy(Chat):
         super().__init__(model, device)
         base, self.shares_base, self.held = self._base(engine)
         base.requires_grad_(False)
-        _check(base, model, lora)
+        self.logit_scale = _check(base, model, lora)
         torch.manual_seed(seed)
         self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
                                    lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
@@ -143,12 +145,18 @@ def check_base(chat: Chat, model: Model, lora: Lora) -> None:
     _check(base, model, lora)
 
 
-def _check(base: PreTrainedModel, model: Model, lora: Lora) -> None:
+def _check(base: PreTrainedModel, model: Model, lora: Lora) -> float:
+    """The factor of its logits."""
     if set(getattr(base.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         raise UserError(f"model.path = {model.path}: some layers attend to a window or a state only; give a model whose "
                         "every layer attends to all tokens before")
+    scale = logit_scale(base)
+    if scale is None:
+        raise UserError(f"model.path = {model.path}: {type(base).__name__} makes logits otherwise than by its LM head and "
+                        "a factor (with a soft cap, say), which the training pass does not; give a model without that")
     names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
              if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
     if missing := sorted(set(lora.targets) - names):
         raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
                         f"it has {', '.join(sorted(names))}")
+    return scale
