@@ -24,6 +24,7 @@ from adapter.parse import VERDICTS, Verdict
 from adapter.prompt import PromptText
 from adapter.reward import resolve
 from adapter.settings import DRAWN, make_notation, make_upstream
+from adapter.turns import Turns
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
@@ -49,6 +50,8 @@ class Chain:
         chain = Chain("runs/tiny")
         for answer in chain(["36 γ 27", "8 β 4"]):
             print(answer.expression, answer.api_answer, answer.verdict, answer.answer)
+
+    It may be called from many threads, such as a web framework's: what they ask while it answers is answered together, next.
     """
 
     def __init__(self, run_directory: str | Path, api: Upstream | None = None, **changes: object):
@@ -70,13 +73,19 @@ class Chain:
         self.notation = make_notation(settings)
         self.upstream = api or make_upstream(settings, self._adapter.config.run.seed, quiet=True)
         self._text = PromptText(settings.condition, self.notation)
+        self._turns, self._closed = Turns(self._answer), False
 
     def __call__(self, expressions: Sequence[str]) -> list[ChainAnswer]:
-        """Each expression's answer, in order. Raises UserError for a text that is no expression."""
+        """Each expression's answer, in order. Raises UserError for a text that is no expression, or where it is closed."""
         return self.answer([read_question(text, self.notation) for text in expressions])
 
     def answer(self, questions: Sequence[Question]) -> list[ChainAnswer]:
         """The same for questions that are read already."""
+        return self._turns(questions)
+
+    def _answer(self, questions: Sequence[Question]) -> list[ChainAnswer]:
+        if self._closed:
+            raise UserError("this chain is closed, and answers no more; make another Chain")
         api = [answer.text for answer in self.upstream.answers(questions)]
         problems = [Problem(q.text, "custom" if q.custom else "standard", tuple(self._text.messages(q.text, answer)))
                     for q, answer in zip(questions, api, strict=True)]
@@ -89,8 +98,11 @@ class Chain:
         return self._adapter.step
 
     def close(self) -> None:
-        """Stop vLLM."""
-        self._adapter.close()
+        """Stop vLLM, once what is being answered is."""
+        with self._turns.lock:
+            if not self._closed:
+                self._adapter.close()
+            self._closed = True
 
     def _resolved(self, question: Question, api_answer: str, completion: str) -> ChainAnswer:
         answer = self._text.answer_in(completion)
