@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 LONGEST_LINE = 16 * 2**20  # bytes of a record; a completion of 10,000 tokens has under 1 MB
 MOST = 8 * 2**20  # bytes of a file that is read whole; the largest of ours, a long run's evaluations, has under 1 MB
 NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-                errno.ENAMETOOLONG, errno.ELOOP}
+                errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV}
 
 
 def read_text(path: Path, most: int = MOST) -> str:
