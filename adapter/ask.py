@@ -27,6 +27,7 @@ from adapter.settings import DRAWN, make_notation, make_upstream
 from adapter.turns import Turns
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
+from harness.files import at_home
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
 
 MOST_AT_ONCE = 256  # expressions in a batch
@@ -65,7 +66,7 @@ class Chain:
 
         if unread := sorted(changes.keys() & {"data", *DRAWN}):
             raise UserError(f"{unread[0]}: decides a run's data set, of which the chain reads nothing; leave it out")
-        self._adapter = TrainedAdapter(Path(run_directory))
+        self._adapter = TrainedAdapter(at_home(str(run_directory)))
         run_settings = self._adapter.settings.model_dump() | {"api_yes": False}  # a run does not decide what is spent
         if changes.get("upstream") == "simulated":
             run_settings = {name: value for name, value in run_settings.items() if not name.startswith("api_")}
@@ -129,14 +130,16 @@ def read_question(text: str, notation: Notation) -> Question:
 
 
 def read_lines(file: BinaryIO, name: str, notation: Notation) -> Iterator[Question]:
-    """The questions of a file, one a line. Raises UserError, naming the line, where one is none."""
+    """The questions of a file, one a line, blank ones left out. Raises UserError, naming the line, where one is none."""
     number = 0
     while line := file.readline(LONGEST_LINE):
         number += 1
         try:
             if len(line) == LONGEST_LINE:
                 raise UserError(f"a line of {LONGEST_LINE:,} bytes or more; give one expression a line")
-            yield read_question(line.decode(), notation)
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark, as editors on Windows write it
+            if text.strip():
+                yield read_question(text, notation)
         except UnicodeDecodeError:
             raise UserError(f"{name}: line {number}: not UTF-8; save the file as UTF-8") from None
         except UserError as error:
@@ -181,7 +184,7 @@ def main(arguments: list[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("expression", nargs="?", help="such as '36 γ 27'")
     what.add_argument("--file", metavar="FILE", help="expressions, one a line; - for stdin")
-    parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run that train.py finished")
+    parser.add_argument("--run", required=True, type=at_home, metavar="DIR", help="a run that train.py finished")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the adapter's completion included")
     add_api_options(parser)
     parser.add_argument("--yes", dest="api_yes", action="store_true", help="spend on many expressions without asking first")
@@ -212,7 +215,7 @@ def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Questio
         questions = [read_question(options.expression, chain.notation)]
     else:
         try:
-            with open(options.file, "rb") as file:
+            with at_home(options.file).open("rb") as file:
                 questions = list(read_lines(file, options.file, chain.notation))
         except OSError as error:
             raise UserError(f"{options.file}: cannot be read ({error.strerror})") from None

@@ -28,13 +28,21 @@ NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACC
                 errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV}
 
 
+def at_home(name: str) -> Path:
+    """A path, its ~ expanded, which a shell leaves after a `=`. Raises UserError where that is nobody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{brief(name)}: there is no such user; write the path in full, or ./~ for a name like that") from None
+
+
 def read_text(path: Path, most: int = MOST) -> str:
     """A UTF-8 text file of at most `most` bytes. Raises OSError, and ValueError where it is longer or no text."""
     with path.open("rb") as file:
         raw = file.read(most + 1)
     if len(raw) > most:
         raise ValueError(f"{path.name} is longer than {most} bytes, the most that is read")
-    return raw.decode()
+    return raw.decode("utf-8-sig")  # as editors on Windows write it
 
 
 def read_object(path: Path, most: int = MOST) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def _aside(folder: Path) -> Path:
             raise OSError(errno.EBUSY, "the current directory is in it")
         return folder.rename(free_name(folder))
     except OSError as error:
-        raise UserError(f"run.dir = {folder}: the earlier run there cannot be renamed ({error.strerror}), as a mount point and "
-                        f"what an image holds cannot; choose another, such as {folder / 'second'}, or add --resume") from None
+        raise UserError(f"run.dir = {folder}: the earlier run there cannot be renamed ({error.strerror}), as a mount or "
+                        f"what an image holds; choose another, such as {folder / 'second'}, or add --resume") from None
 
 
 def _check_links(folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_an_earlier_run_that_cannot_be_renamed_is_one_line(run, monkeypatch, num
     for step in (rundir.check, lambda folder, resume: rundir.begin(folder, CONFIG, resume)):
         with pytest.raises(UserError) as caught:
             step(run, False)
-        assert str(caught.value).startswith(f"run.dir = {run}: the earlier run there cannot be renamed ({os.strerror(number)}")
+        assert f"run.dir = {run}: the earlier run there cannot be renamed ({os.strerror(number)})" in str(caught.value)
         step(run, True)
     assert (run / "metrics.jsonl").read_text() == "precious\n"
 
