@@ -11,6 +11,7 @@ from pathlib import Path
 
 from grpo.config import load
 from grpo.types import Aborted, UserError
+from harness import rundir
 from harness.files import printable
 from harness.preflight import missing
 from harness.schema import validated
@@ -74,10 +75,16 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     if ranks.restarts and not resume:
         raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, which begins one where "
                         "there is none, or leave the restarts out")
-    if resume and not started and not ranks.restarts:
-        raise UserError(f"--resume: {config.run.dir} holds no checkpoints, and is no run; run without --resume")
+    if args.resume and not started:
+        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); name one that train.py wrote, or leave the "
+                        "name out, and one begins where there is none")
     startup = Startup(ranks.first)
     with ranks.first_ahead(), startup("the task"):  # who asks an API keeps its answers
+        if ranks.first:
+            if resume and not started:
+                print(f"--resume: no run in {config.run.dir} yet; one begins", flush=True)
+            with deferred():  # it tries a rename
+                rundir.check(Path(config.run.dir), started and resume)
         task = task_class(settings, seed=config.run.seed)
     with startup("reading torch, transformers and vLLM"), deferred():  # an import that is broken off breaks what imports it
         from grpo.trainer import train

@@ -24,9 +24,10 @@ from adapter.parse import VERDICTS, Verdict
 from adapter.prompt import PromptText
 from adapter.reward import resolve
 from adapter.settings import DRAWN, make_notation, make_upstream
+from adapter.turns import Turns
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
-from harness.files import printable
+from harness.files import at_home, printable
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
 
 MOST_AT_ONCE = 256  # expressions in a batch
@@ -50,6 +51,8 @@ class Chain:
         chain = Chain("runs/tiny")
         for answer in chain(["36 γ 27", "8 β 4"]):
             print(answer.expression, answer.api_answer, answer.verdict, answer.answer)
+
+    It may be called from many threads, such as a web framework's: what they ask while it answers is answered together, next.
     """
 
     def __init__(self, run_directory: str | Path, api: Upstream | None = None, **changes: object):
@@ -63,7 +66,7 @@ class Chain:
 
         if unread := sorted(changes.keys() & {"data", *DRAWN}):
             raise UserError(f"{unread[0]}: decides a run's data set, of which the chain reads nothing; leave it out")
-        self._adapter = TrainedAdapter(Path(run_directory))
+        self._adapter = TrainedAdapter(at_home(str(run_directory)))
         run_settings = self._adapter.settings.model_dump() | {"api_yes": False}  # a run does not decide what is spent
         if changes.get("upstream") == "simulated":
             run_settings = {name: value for name, value in run_settings.items() if not name.startswith("api_")}
@@ -71,13 +74,19 @@ class Chain:
         self.notation = make_notation(settings)
         self.upstream = api or make_upstream(settings, self._adapter.config.run.seed, quiet=True)
         self._text = PromptText(settings.condition, self.notation)
+        self._turns, self._closed = Turns(self._answer), False
 
     def __call__(self, expressions: Sequence[str]) -> list[ChainAnswer]:
-        """Each expression's answer, in order. Raises UserError for a text that is no expression."""
+        """Each expression's answer, in order. Raises UserError for a text that is no expression, or where it is closed."""
         return self.answer([read_question(text, self.notation) for text in expressions])
 
     def answer(self, questions: Sequence[Question]) -> list[ChainAnswer]:
         """The same for questions that are read already."""
+        return self._turns(questions)
+
+    def _answer(self, questions: Sequence[Question]) -> list[ChainAnswer]:
+        if self._closed:
+            raise UserError("this chain is closed, and answers no more; make another Chain")
         api = [answer.text for answer in self.upstream.answers(questions)]
         problems = [Problem(q.text, "custom" if q.custom else "standard", tuple(self._text.messages(q.text, answer)))
                     for q, answer in zip(questions, api, strict=True)]
@@ -90,8 +99,11 @@ class Chain:
         return self._adapter.step
 
     def close(self) -> None:
-        """Stop vLLM."""
-        self._adapter.close()
+        """Stop vLLM, once what is being answered is."""
+        with self._turns.lock:
+            if not self._closed:
+                self._adapter.close()
+            self._closed = True
 
     def _resolved(self, question: Question, api_answer: str, completion: str) -> ChainAnswer:
         answer = self._text.answer_in(completion)
@@ -118,14 +130,16 @@ def read_question(text: str, notation: Notation) -> Question:
 
 
 def read_lines(file: BinaryIO, name: str, notation: Notation) -> Iterator[Question]:
-    """The questions of a file, one a line. Raises UserError, naming the line, where one is none."""
+    """The questions of a file, one a line, blank ones left out. Raises UserError, naming the line, where one is none."""
     number = 0
     while line := file.readline(LONGEST_LINE):
         number += 1
         try:
             if len(line) == LONGEST_LINE:
                 raise UserError(f"a line of {LONGEST_LINE:,} bytes or more; give one expression a line")
-            yield read_question(line.decode(), notation)
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark, as editors on Windows write it
+            if text.strip():
+                yield read_question(text, notation)
         except UnicodeDecodeError:
             raise UserError(f"{name}: line {number}: not UTF-8; save the file as UTF-8") from None
         except UserError as error:
@@ -170,7 +184,7 @@ def main(arguments: list[str]) -> int:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("expression", nargs="?", help="such as '36 γ 27'")
     what.add_argument("--file", metavar="FILE", help="expressions, one a line; - for stdin")
-    parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="a run that train.py finished")
+    parser.add_argument("--run", required=True, type=at_home, metavar="DIR", help="a run that train.py finished")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the adapter's completion included")
     add_api_options(parser)
     parser.add_argument("--yes", dest="api_yes", action="store_true", help="spend on many expressions without asking first")
@@ -207,7 +221,7 @@ def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Questio
         questions = [read_question(options.expression, chain.notation)]
     else:
         try:
-            with open(options.file, "rb") as file:
+            with at_home(options.file).open("rb") as file:
                 questions = list(read_lines(file, options.file, chain.notation))
         except OSError as error:
             raise UserError(f"{options.file}: cannot be read ({error.strerror})") from None

@@ -1,6 +1,6 @@
 """Claude in front of the adapter, through the `anthropic` package: the API directly, or Google's Vertex AI.
 
-    anthropic   ANTHROPIC_API_KEY; ANTHROPIC_BASE_URL for another address
+    anthropic   ANTHROPIC_API_KEY, or else ANTHROPIC_AUTH_TOKEN; ANTHROPIC_BASE_URL for another address
     vertex      GOOGLE_CLOUD_PROJECT, GOOGLE_CLOUD_REGION, and Google's own login
 
 Every answer is kept (answers.py), under what was asked: a run that was killed, or asks for more, pays only for what is
@@ -140,11 +140,17 @@ class ClaudeUpstream:
 
     def _client(self) -> "anthropic.AsyncAnthropic | anthropic.AsyncAnthropicVertex":
         import anthropic
+        import httpx2
 
-        common = {"timeout": self.timeout_s, "max_retries": 5,
-                  "http_client": anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [_cap_wait]})}
+        try:
+            http_client = anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [_cap_wait]})
+        except (ImportError, OSError, ValueError, httpx2.InvalidURL) as error:
+            raise UserError(f"{self.model}: no connection with the environment's proxies and certificates "
+                            f"({in_words(error)}); mend HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY, SSL_CERT_FILE or "
+                            "SSL_CERT_DIR") from None
+        common = {"timeout": self.timeout_s, "max_retries": 5, "http_client": http_client}
         if self.provider == "anthropic":
-            return anthropic.AsyncAnthropic(api_key=os.environ["ANTHROPIC_API_KEY"].strip(), **common)
+            return anthropic.AsyncAnthropic(**_credential(), **common)
         import google.auth
 
         try:
@@ -194,12 +200,19 @@ class ClaudeUpstream:
 def missing(provider: str) -> list[str]:
     """What this machine lacks to ask, in words."""
     if provider == "anthropic":
-        return [] if os.environ.get("ANTHROPIC_API_KEY", "").strip() else ["an API key (ANTHROPIC_API_KEY)"]
+        return [] if _credential() else ["an API key (ANTHROPIC_API_KEY), or a token (ANTHROPIC_AUTH_TOKEN)"]
     lacking = [f"{what} ({name})" for name, what in (("GOOGLE_CLOUD_PROJECT", "a Google Cloud project"),
                                                      ("GOOGLE_CLOUD_REGION", "its region")) if not os.environ.get(name)]
     if not google_errors():
         lacking.append("the package google-auth (pip install -r requirements/vertex.txt)")
     return lacking
+
+
+def _credential() -> dict[str, str]:
+    """The key, else the token, that the environment has, as the SDK takes it. Empty where there is none."""
+    names = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
+    found = {argument: value for argument, name in names.items() if (value := os.environ.get(name, "").strip())}
+    return dict([*found.items()][:1])
 
 
 def number_in(text: str) -> str:

@@ -28,7 +28,7 @@ from adapter.prompt import EXAMPLES
 from adapter.settings import DRAWN, Settings, make_notation, make_range, make_upstream
 from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
 from grpo.types import UserError
-from harness.files import write_text
+from harness.files import at_home, write_text
 from symbols.expression import STANDARD, Expression, ExpressionError, Notation, evaluate, parse, render
 from symbols.generate import Range, draw_many
 
@@ -200,7 +200,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m adapter.dataset", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", required=True, type=Path, help="the folder to write")
+    parser.add_argument("--out", required=True, type=at_home, help="the folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides the expressions, and the simulated answers (default 0)")
     about = {name: field.description for name, field in Settings.model_fields.items()}
     for name in (*Splits._fields, "limit"):

@@ -47,7 +47,7 @@ from adapter.report import Evaluated
 from adapter.task import SymbolTask
 from adapter.upstream import SimulatedUpstream
 from grpo.types import UserError
-from harness.files import printable
+from harness.files import at_home, printable
 
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter
@@ -177,7 +177,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m adapter.evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, metavar="RUN", help="a run directory that train.py wrote")
+    parser.add_argument("run", type=at_home, metavar="RUN", help="a run directory that train.py wrote")
     parser.add_argument("--compare-base", action="store_true", help="let the base answer too, beside the adapter")
     options = parser.parse_args(arguments)
     found = evaluate(options.run, options.compare_base)

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from adapter.claude import ClaudeUpstream
 from adapter.prompt import Condition
 from adapter.upstream import SimulatedUpstream, Upstream
+from harness.schema import PathName
 from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range
 
@@ -22,8 +23,9 @@ class Settings(BaseModel):
     condition: Condition = Field("vague", description="what the prompt tells, adapter/prompt.py")
     symbols: dict[str, str] = Field({sign: op.value for sign, op in GREEK.items()},
                                     description="sign -> one of + − × ÷, one for each")
-    data: str | None = Field(None, description="a folder made by `python -m adapter.dataset`, of which the keys below must "
-                                               "be true; without it a data set is drawn by them", examples=["data/mine"])
+    data: PathName | None = Field(None, description="a folder made by `python -m adapter.dataset`, of which the keys below "
+                                                    "must be true; without it a data set is drawn by them",
+                                  examples=["data/mine"])
     operands: list[int] = Field([1, 99], min_length=2, max_length=2, description="smallest and largest")
     terms: list[int] = Field([2, 4], min_length=2, max_length=2, description="fewest and most operands")
     limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")
@@ -35,7 +37,7 @@ class Settings(BaseModel):
     api_model: str = Field("claude-haiku-4-5", min_length=1, max_length=200,
                            description="the API's model, where it is a real one")
     api_max_tokens: int = Field(64, ge=1, description="the longest answer a real API may give, its thinking included")
-    api_answers: str = Field("data/answers.jsonl", description="where a real API's answers are kept, to ask only once")
+    api_answers: PathName = Field("data/answers.jsonl", description="where a real API's answers are kept, to ask only once")
     api_concurrency: int = Field(16, ge=1, le=1000, description="how many questions a real API is asked at once")
     api_batch: bool = Field(False, description="ask through the Message Batches API: slower, half the price")
     api_yes: bool = Field(False, description="spend without asking first")

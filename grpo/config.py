@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from grpo.presets import PRESETS, refuse_idle
 from harness.rollouts import WhichSteps
-from harness.schema import Section, read_config, to_yaml, validated
+from harness.schema import PathName, Section, read_config, to_yaml, validated
 
 
 class Run(Section):
     """Where, how long, and from which seed."""
 
-    dir: str = Field(min_length=1, description="the folder the run writes to", examples=["runs/mine"])
+    dir: PathName = Field(min_length=1, description="the folder the run writes to", examples=["runs/mine"])
     steps: int = Field(ge=1, description="how many GRPO steps the whole run has", examples=[100])
     seed: int = Field(0, ge=0, lt=2**32, description="decides data order and sampling")
     give_up_after: int = Field(10, ge=0, description="steps in a row without a signal after which a run stops that has "
@@ -28,7 +28,8 @@ class Run(Section):
 class Model(Section):
     """The frozen base."""
 
-    path: str = Field(min_length=1, description="a Hugging Face causal-LM directory or hub name", examples=["models/tiny"])
+    path: PathName = Field(min_length=1, description="a Hugging Face causal-LM directory or hub name",
+                           examples=["models/tiny"])
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where there is one")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="of the base weights, here and in vLLM; auto is bfloat16 on a GPU, float32 on a CPU")

@@ -18,7 +18,7 @@ from grpo.policy import Policy
 from grpo.rollout import advantages, sampling_seed
 from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater
-from harness.files import brief, printable
+from harness.files import at_home, brief, printable
 from harness.kept import load_lora, read_kept
 from harness.parity import parity_metrics
 
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m grpo.replay", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("file", type=at_home)
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="such as model.path=... on another machine")
     parser.add_argument("--sample", action="store_true", help="start vLLM too, and sample the completions anew")
     options = parser.parse_intermixed_args(arguments)

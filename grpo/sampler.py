@@ -62,6 +62,8 @@ class Served(Protocol):
 class Sampler:
     """One engine, one LoRA slot."""
 
+    _running, _ended = 0, []  # how many engines of this process are in use, and those that are not
+
     def __init__(self, chat: Chat, config: Config, context: int):
         """Start vLLM on the base of `chat`, for prompts with completions of up to `context` tokens. `serve` gives it a LoRA.
 
@@ -89,6 +91,7 @@ class Sampler:
             if told := why_not(error, chat.path, config, on_gpu):
                 raise told from None
             raise
+        Sampler._running += 1
         if not on_gpu:
             self._llm.apply_model(two_products_a_layer_cpu)
 
@@ -206,11 +209,18 @@ class Sampler:
         return weights, cache
 
     def close(self) -> None:
-        """Stop the engine and free its memory. A process can start another one after this, not before."""
-        self._llm.llm_engine.engine_core.shutdown()
+        """End the use of the engine. It is stopped, and its memory is free, once all of this process are ended.
+
+        vLLM's engines share a process group, which the first that stops takes with it.
+        """
+        Sampler._running -= 1
+        self._ended.append(self._llm)
         del self._llm
-        gc.collect()
-        cleanup_dist_env_and_memory()
+        if not Sampler._running:
+            while self._ended:
+                self._ended.pop().llm_engine.engine_core.shutdown()
+            gc.collect()
+            cleanup_dist_env_and_memory()
 
     def _common(self) -> dict[str, object]:
         return {"max_tokens": self._rollout.max_new_tokens, "stop_token_ids": self._chat.stop_ids,

@@ -25,7 +25,15 @@ MANIFEST = "manifest.json"
 LONGEST_LINE = 16 * 2**20  # bytes of a record; a completion of 10,000 tokens has under 1 MB
 MOST = 8 * 2**20  # bytes of a file that is read whole; the largest of ours, a long run's evaluations, has under 1 MB
 NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-                errno.ENAMETOOLONG, errno.ELOOP}
+                errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV}
+
+
+def at_home(name: str) -> Path:
+    """A path, its ~ expanded, which a shell leaves after a `=`. Raises UserError where that is nobody's home."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        raise UserError(f"{brief(name)}: there is no such user; write the path in full, or ./~ for a name like that") from None
 
 
 def read_text(path: Path, most: int = MOST) -> str:
@@ -34,7 +42,7 @@ def read_text(path: Path, most: int = MOST) -> str:
         raw = file.read(most + 1)
     if len(raw) > most:
         raise ValueError(f"{path.name} is longer than {most} bytes, the most that is read")
-    return raw.decode()
+    return raw.decode("utf-8-sig")  # as editors on Windows write it
 
 
 def read_object(path: Path, most: int = MOST) -> dict[str, Any]:

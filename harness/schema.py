@@ -7,22 +7,25 @@ A file from a stranger can do no more than set keys, to plain values of a bounde
 import difflib
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from yaml import CollectionEndEvent, CollectionStartEvent, CSafeLoader, ScalarEvent, YAMLError, parse
 
 from grpo.types import UserError
-from harness.files import brief, read_text
+from harness.files import at_home, brief, read_text
 
 LONGEST = 2**20  # bytes of a config file
 LONGEST_VALUE = 3000  # characters of a key or a value; Python prints no integer of more than 4300 digits
 DEEPEST = 50  # collections within each other; 100,000 overflow the C stack of the parser
 OmegaConf.clear_resolver("oc.env")  # it would copy keys from the environment into the run's config.yaml
+
+
+PathName = Annotated[str, AfterValidator(lambda name: str(at_home(name)))]  # of a file or a folder
 
 
 class Section(BaseModel):
@@ -45,7 +48,7 @@ def read_config(
     try:
         layers = [_read_yaml(path)]
         if "extends" in layers[0]:
-            where = path = Path(path).parent / layers[0].pop("extends")  # for the errors below
+            where = path = Path(path).parent / at_home(layers[0].pop("extends"))  # for the errors below
             layers.insert(0, _read_yaml(path))
         where = ", ".join([str(path), *overrides])
         whole = [o for o in overrides if "." not in o.partition("=")[0]]

@@ -3,6 +3,7 @@
 import importlib.util
 import re
 import sys
+from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -10,8 +11,8 @@ from types import ModuleType
 from pydantic import BaseModel
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from grpo.types import Task, UserError
-from harness.files import brief
+from grpo.types import Problem, Reference, Task, UserError
+from harness.files import at_home, brief
 
 TAKEN_KINDS = ("mean", "overall", "step")  # reward/mean; of a row of evaluation.json the mean over all kinds, and the step
 TAKEN_REFERENCES = ("steps", "validation", "kept")  # what else evaluation.json has
@@ -47,7 +48,8 @@ def check_task(task: Task, target: str) -> None:
     """Raises UserError, which names the task, where it lacks problems, or chose a name that is another's in the records."""
     where, kinds = f"task.target = {target}: its task", set()
     for split in ("train", "validation", "test"):
-        if not (problems := getattr(task, split, None)):
+        problems = getattr(task, split, None)
+        if not (isinstance(problems, Sequence) and problems and all(isinstance(p, Problem) for p in problems)):
             raise UserError(f"{where} has no {split} problems; give it `{split}`, a list of one or more grpo.types.Problem "
                             "that are in no other split")
         kinds |= {problem.kind for problem in problems}
@@ -59,17 +61,24 @@ def check_task(task: Task, target: str) -> None:
         if (other := tags.setdefault(re.sub(r"[^-\w./]", "_", kind), kind)) != kind:
             raise UserError(f"{where} has kinds {brief(repr(other))} and {brief(repr(kind))}, which TensorBoard writes "
                             "alike; rename one of them")
+    references = getattr(task, "references", None)
+    if not (isinstance(references, dict) and all(isinstance(r, Reference) for r in references.values())):
+        raise UserError(f"{where} has no references; give it `references`, a dict from names to grpo.types.Reference, which "
+                        "may be empty")
+    if not callable(getattr(task, "score", None)):
+        raise UserError(f"{where} cannot score; give it `score(problem, text)`, which returns a grpo.types.Score")
     for name in TAKEN_REFERENCES:
-        if name in task.references:
+        if name in references:
             raise UserError(f"{where} has a reference {name!r}, under which evaluation.json has something else; rename it")
 
 
 def _module(place: str, target: str, named: bool) -> ModuleType:
     if place.endswith(".py"):
-        if not named and not Path(place).resolve().is_relative_to(Path.cwd()):
+        file = at_home(place).resolve()
+        if not named and not file.is_relative_to(Path.cwd()):
             raise UserError(f"task.target = {target}: a config may name files below the current directory only; if you "
                             f"trust that one, say so on the command line: task.target={target}")
-        return _run(Path(place).resolve())
+        return _run(file)
     if place.endswith("__main__") or place.split(".")[0] in {"", *sys.stdlib_module_names}:
         raise ImportError(f"{place} holds no task")  # and importing antigravity, or a program, does things
     return importlib.import_module(place)

@@ -70,7 +70,11 @@ def test_reading_goes_on_where_it_ended(server, claude):
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("ANTHROPIC_BASE_URL", "http://127.0.0.1:abc", "Invalid port"),
     ("ANTHROPIC_BASE_URL", "127.0.0.1", "protocol"),
-    ("ANTHROPIC_API_KEY", "  ", "missing here: an API key")])
+    ("HTTPS_PROXY", "ftp://127.0.0.1:9", "no connection .*scheme.* HTTPS_PROXY"),
+    ("ALL_PROXY", "http://127.0.0.1:abc", "no connection .*Invalid port.* ALL_PROXY"),
+    ("SSL_CERT_FILE", "/nowhere", "no connection .*No such file.* SSL_CERT_FILE"),
+    ("SSL_CERT_FILE", __file__, "no connection .*SSLError.* SSL_CERT_FILE"),
+    ("ANTHROPIC_API_KEY", "  ", r"missing here: an API key .*, or a token \(ANTHROPIC_AUTH_TOKEN\)")])
 def test_an_address_or_key_that_is_none_is_one_line(server, claude, monkeypatch, name, value, words):
     monkeypatch.setenv(name, value)
     monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.01)
@@ -81,6 +85,16 @@ def test_an_address_or_key_that_is_none_is_one_line(server, claude, monkeypatch,
 def test_a_key_with_a_line_end_is_a_key(server, claude, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", f" {KEY}\n")
     assert texts(claude, questions(1)) == expected(questions(1))
+
+
+def test_a_token_alone_is_taken_and_a_key_comes_first(server, claude, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", " a-token-never-shown\n")
+    claude.answers(questions(1))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", " ")
+    claude.answers(questions(2))
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    claude.answers(questions(3))
+    assert [h["authorization"] for h in server.headers] == [f"Bearer {KEY}", *["Bearer a-token-never-shown"] * 2]
 
 
 def test_a_place_that_is_no_file_is_one_line(server, claude, tmp_path):

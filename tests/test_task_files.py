@@ -97,7 +97,7 @@ def names(kinds: tuple[object, ...] = ("easy", "no carry"), reference: str = "ap
     """A task whose test problems have these kinds."""
     return SimpleNamespace(train=[Problem("a", "easy", ())], validation=[Problem("b", "easy", ())],
                            test=[Problem(str(kind), kind, ()) for kind in kinds],
-                           references={reference: Reference("an API", {"overall": 0.0})})
+                           references={reference: Reference("an API", {"overall": 0.0})}, score=len)
 
 
 def test_a_tasks_names_are_nobody_elses():
@@ -110,6 +110,17 @@ def test_a_tasks_names_are_nobody_elses():
             check_task(names(reference=name), "tasks:Mine")
     with pytest.raises(UserError, match="kinds 'no carry' and 'no_carry', which TensorBoard writes alike"):
         check_task(names(("no carry", "no_carry")), "tasks:Mine")
+
+
+@pytest.mark.parametrize(("part", "value", "words"), [
+    ("train", [], "no train problems"), ("train", None, "no train problems"), ("validation", 3, "no validation problems"),
+    ("test", iter([Problem("a", "easy", ())]), "no test problems"), ("test", ["a"], "no test problems"),
+    ("references", None, "no references"), ("references", {"api": 0.5}, "no references"), ("score", None, "cannot score")])
+def test_what_a_task_lacks_is_one_line(part, value, words):
+    task = names()
+    setattr(task, part, value)
+    with pytest.raises(UserError, match=f"tasks:Mine: its task .*{words}; give it `{part}"):
+        check_task(task, "tasks:Mine")
 
 
 def test_what_a_tasks_names_may_not_be_is_what_the_records_have(tmp_path):

@@ -11,7 +11,6 @@ algorithm, because before the first every ratio is 1 and nothing is clipped. Wri
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from grpo.compare.batch import Batch, read_batch
@@ -19,14 +18,14 @@ from grpo.compare.table import table
 from grpo.compare.variants import cosines, measure, move, sampled_logps, variant
 from grpo.presets import PRESETS
 from grpo.types import Aborted, UserError
-from harness.files import printable, writable, write_text
+from harness.files import at_home, printable, writable, write_text
 
 
 def main(arguments: list[str]) -> int:
     """The command. Exit codes: 0, 1 the record is not what its policy samples, 2 a mistake in the command."""
     parser = argparse.ArgumentParser(prog="python -m grpo.compare", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("batch", type=Path)
+    parser.add_argument("batch", type=at_home)
     parser.add_argument("variants", nargs="*", metavar="VARIANT")
     parser.add_argument("--updates", type=int, default=1, metavar="N", help="of the run's own, before comparing")
     parser.add_argument("--model", metavar="PATH", help="where the base is, if not at the run's model.path")

@@ -11,15 +11,15 @@ import sys
 from pathlib import Path
 
 from grpo.types import UserError
-from harness.files import printable, writable, write_text
+from harness.files import at_home, printable, writable, write_text
 
 
 def main(arguments: list[str]) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m grpo.report", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path, help="a folder that train.py wrote, such as runs/tiny")
-    parser.add_argument("--out", type=Path, help="where to write it; default: RUN/report.html")
+    parser.add_argument("run", type=at_home, help="a folder that train.py wrote, such as runs/tiny")
+    parser.add_argument("--out", type=at_home, help="where to write it; default: RUN/report.html")
     parser.add_argument("--steps", metavar="12,40-60", help="the steps whose completions are in the file")
     options = parser.parse_args(arguments)
     try:

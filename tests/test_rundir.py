@@ -1,0 +1,108 @@
+"""Where a run may be written is known before anything heavy starts, and what lies there stays."""
+
+import errno
+import os
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+import train
+from grpo.types import UserError
+from harness import rundir
+from tests.conftest import ROOT, tiny_config
+
+CONFIG = tiny_config().dump()
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """An earlier run."""
+    folder = tmp_path / "run"
+    rundir.begin(folder, CONFIG, resume=False)
+    (folder / "metrics.jsonl").write_text("precious\n")
+    rundir._held.clear()
+    return folder
+
+
+def test_a_check_leaves_all_as_it_is(run, tmp_path):
+    for resume in (True, False):
+        rundir.check(run, resume)
+    rundir.check(tmp_path / "new" / "run", resume=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert (run / "metrics.jsonl").read_text() == "precious\n"
+    assert rundir.begin(run, CONFIG, resume=False) == [f"the earlier run in {run} is now in {run}.1"]
+
+
+@pytest.mark.parametrize("number", [errno.EBUSY, errno.EXDEV, errno.EACCES])
+def test_an_earlier_run_that_cannot_be_renamed_is_one_line(run, monkeypatch, number):
+    def refuses(path: Path, target: Path) -> Path:
+        raise OSError(number, os.strerror(number), str(path), None, str(target))
+
+    monkeypatch.setattr(Path, "rename", refuses)
+    for step in (rundir.check, lambda folder, resume: rundir.begin(folder, CONFIG, resume)):
+        with pytest.raises(UserError) as caught:
+            step(run, False)
+        assert f"run.dir = {run}: the earlier run there cannot be renamed ({os.strerror(number)})" in str(caught.value)
+        step(run, True)
+    assert (run / "metrics.jsonl").read_text() == "precious\n"
+
+
+def test_a_mount_point_is_refused_at_once(tmp_path):
+    if subprocess.run(["unshare", "--mount", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("may not mount here")
+    script = (f"mkdir {tmp_path}/volume && mount -t tmpfs tmpfs {tmp_path}/volume && touch {tmp_path}/volume/config.yaml && "
+              f"{sys.executable} train.py configs/tiny.yaml run.dir={tmp_path}/volume")
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: run.dir = {tmp_path}/volume: the earlier run there cannot be renamed (Device or")
+    assert done.stdout == ""
+
+
+def test_the_folder_one_stands_in_is_refused(run, monkeypatch):
+    monkeypatch.chdir(run)
+    with pytest.raises(UserError, match=r"cannot be renamed \(the current directory is in it"):
+        rundir.check(Path(), resume=False)
+
+
+@pytest.fixture
+def told(monkeypatch, capsys):
+    """What train.py says, up to where it would make the task."""
+    class Reached(Exception):
+        """All checks passed."""
+
+    def reached(*_: object, **__: object) -> None:
+        raise Reached
+
+    monkeypatch.setattr("adapter.task.SymbolTask.__init__", reached)
+
+    def tell(*arguments: str) -> str:
+        with suppress(Reached):
+            assert train.main([str(ROOT / "configs" / "tiny.yaml"), f"model.path={ROOT}/models/tiny", *arguments]) == 2
+        out, err = capsys.readouterr()
+        return out + err
+
+    return tell
+
+
+def test_what_can_be_refused_is_refused_before_the_task_is_made(told, run, tmp_path):
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log" / "train.log").write_text("")
+    assert "holds files that are no run" in told(f"run.dir={tmp_path}/log")
+    assert "holds files that are no run" in told(f"run.dir={tmp_path}/log", "--resume")
+    assert "Not a directory" in told(f"run.dir={tmp_path}/log/train.log")
+    assert "Not a directory" in told(f"run.dir={tmp_path}/log/train.log/below")
+    (run / "rollouts").symlink_to(tmp_path)
+    assert "rollouts is a link" in told(f"run.dir={run}", "--resume")
+
+
+def test_a_bare_resume_begins_where_there_is_no_run(told, run, tmp_path):
+    """Or where a kill left a folder without a config."""
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".lock").write_text("")
+    for name in ("new", "begun"):
+        assert told(f"run.dir={tmp_path}/{name}", "--resume") == f"--resume: no run in {tmp_path}/{name} yet; one begins\n"
+        assert told("--resume", f"{tmp_path}/{name}").startswith(f"error: --resume {tmp_path}/{name}: is no run (no config")
+    assert told(f"run.dir={run}", "--resume") == told("--resume", str(run)) == ""
