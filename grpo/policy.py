@@ -23,6 +23,7 @@ from grpo.chat import Chat, read_from
 from grpo.config import Lora, Model
 from grpo.types import UserError
 from harness.identity import fingerprint
+from harness.model_files import check_shapes
 from speed import attention
 from speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 
@@ -136,11 +137,16 @@ class Policy(Chat):
             p.copy_(lora[name])
 
 
-def check_base(chat: Chat, model: Model, lora: Lora) -> None:
-    """What can be said of the base before its weights are in memory. Raises UserError where it cannot be trained."""
+def check_base(chat: Chat, model: Model, lora: Lora) -> PreTrainedModel:
+    """The base without its weights, and all that can be said of it before they are in memory.
+
+    Raises UserError where it cannot be trained.
+    """
     with read_from(chat.path, "causal language model"):
         base = empty_model(chat.path, chat.dtype)
+    check_shapes(chat.path, {name: list(p.shape) for name, p in base.named_parameters()})
     _check(base, model, lora)
+    return base
 
 
 def _check(base: PreTrainedModel, model: Model, lora: Lora) -> None:
