@@ -26,6 +26,7 @@ from adapter.reward import resolve
 from adapter.settings import DRAWN, make_notation, make_upstream
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
+from harness.streams import typed
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
 
 MOST_AT_ONCE = 256  # expressions in a batch
@@ -197,7 +198,7 @@ def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Questio
         yield from as_they_come(read_lines(stdin, "stdin", chain.notation))
         return
     if options.file is None:
-        questions = [read_question(options.expression, chain.notation)]
+        questions = [read_question(typed(options.expression), chain.notation)]
     else:
         try:
             with open(options.file, "rb") as file:

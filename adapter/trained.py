@@ -27,6 +27,7 @@ from grpo.types import Problem, UserError
 from harness import checkpoint
 from harness.best import FOLDER
 from harness.files import MANIFEST, read_object, sha256, steps_in
+from harness.model_files import portable_name
 from harness.preflight import missing
 from harness.schema import validated
 
@@ -84,8 +85,9 @@ class TrainedAdapter(Chat):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._lora, folder / WEIGHTS)
         (folder / SETTINGS).write_text(json.dumps({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": self.path, "r": lora.rank,
-            "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none", "inference_mode": True}) + "\n")
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": portable_name(self.path),
+            "r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none",
+            "inference_mode": True}) + "\n", encoding="utf-8")
 
     def complete(self, problems: Sequence[Problem]) -> list[Completion]:
         """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long.

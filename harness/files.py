@@ -114,7 +114,7 @@ def new_directory(final: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         manifest = {file.name: sha256(file) for file in sorted(part.iterdir())}
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*part.iterdir(), part]:
             flush(path)
         shutil.rmtree(final, ignore_errors=True)

@@ -1,5 +1,6 @@
 """A model directory as people have it: fetched in part, cut short, quantised. Said before PyTorch and vLLM are imported."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from harness.files import brief, read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json")  # each a JSON object
-OTHERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "chat_template.jinja", INDEX)
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model",
+             "vocab.json", "vocab.txt", "merges.txt", "chat_template.jinja", "chat_template.json")
 LONGEST = 64 * 2**20  # bytes of a file that is read whole; the index of a model of 1,000 experts has under 10 MB
 
 
@@ -27,6 +29,19 @@ def model_folder(path: str) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
+def portable_name(path: str) -> str:
+    """`model.path` as it is understood anywhere: absolute where it is a directory here, else the hub's name, as given."""
+    return str(Path(path).resolve()) if model_folder(path) == Path(path) else path
+
+
+def copy_tokenizer(path: str, folder: Path) -> None:
+    """Copy the model's tokenizer and chat template into a folder, byte by byte."""
+    source = model_folder(path)
+    for file in (source / name for name in TOKENIZER):
+        if file.is_file():
+            shutil.copyfile(file, folder / file.name)
+
+
 def check_model(path: str) -> None:
     """Raises UserError where a file of the model is not what its name says, or its weights are not there or quantised.
 
@@ -35,7 +50,7 @@ def check_model(path: str) -> None:
     if (folder := model_folder(path)) is None:
         return
     try:
-        for file in (folder / name for name in (*OBJECTS, *OTHERS)):
+        for file in (folder / name for name in (*OBJECTS, *TOKENIZER, INDEX)):
             if file.exists():
                 _check_content(file)
         config, *_ = [_object(folder / name) for name in OBJECTS if (folder / name).exists()]

@@ -14,6 +14,11 @@ def missing(path: str, device: str, run_dir: str | None = None) -> list[str]:
         place = next(p for p in (Path(run_dir).absolute(), *Path(run_dir).absolute().parents) if p.exists())
         if place.is_dir() and not os.access(place, os.W_OK):
             lacking.append(f"a place to write (run.dir: {place} is read-only)")
+    for name in filter(None, (path, run_dir)):
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            lacking.append(f"a locale that can name the file {name!a} (LC_ALL=C.UTF-8)")
     if device == "cuda" and shutil.which("nvidia-smi") is None:
         lacking.append("an NVIDIA GPU (model.device = cuda)")
     if model_folder(path) is None:

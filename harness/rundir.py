@@ -62,7 +62,7 @@ def check_unchanged(now: dict[str, Any], then: dict[str, Any], allowed: Collecti
 
 def _lock(folder: Path) -> None:
     if folder.absolute() not in _held:
-        file = os.fdopen(os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644), "r+")
+        file = os.fdopen(os.open(folder / ".lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -43,9 +43,9 @@ def shard(base: Path) -> None:
     (base / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
 
 
-def refusal(base: Path, *overrides: str) -> str:
+def refusal(base: Path) -> str:
     """What is said of a directory by all that is asked before vLLM starts."""
-    config = tiny_config(f"model.path={base}", *overrides)
+    config = tiny_config(f"model.path={base}")
 
     def ask() -> None:
         chat = Chat(config.model, torch.device("cpu"))
@@ -190,4 +190,7 @@ def test_fused_layers(base):
                         num_key_value_heads=2, max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2)
     (base / "model.safetensors").unlink()
     Phi3ForCausalLM(config).save_pretrained(base)
-    assert refusal(base) == (f"lora.targets: down_proj, gate_up_proj, o_proj, qkv_proj")
+    assert refusal(base) == (f"lora.targets: gate_proj is no linear layer of {base} that can have a LoRA; it has down_proj, "
+                             "gate_up_proj, o_proj, qkv_proj")
+    whole = tiny_config(f"model.path={base}", "lora.targets=[qkv_proj,gate_up_proj]")
+    check_base(Chat(whole.model, torch.device("cpu")), whole.model, whole.lora)
