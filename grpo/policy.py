@@ -49,8 +49,7 @@ class Policy(Chat):
         _check(base, model, lora)
         torch.manual_seed(seed)
         self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
-                                   lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
-                                   base_model_name_or_path=portable_name(model.path))
+                                   lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
         self.model = get_peft_model(base, self.settings, autocast_adapter_dtype=True).eval()
         self.scale = lora.alpha / lora.rank
         self.decoder, self.head = base.get_decoder(), base.get_output_embeddings()
@@ -124,7 +123,8 @@ class Policy(Chat):
         """Write the LoRA in PEFT's format: loads with PeftModel.from_pretrained and in vLLM. more: of its settings."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_bytes(save({name: t.cpu().contiguous() for name, t in self.lora().items()}))
-        settings = self.settings.to_dict() | {"inference_mode": True} | more
+        where = {"inference_mode": True, "base_model_name_or_path": portable_name(self.path)}
+        settings = self.settings.to_dict() | where | more
         plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
         (folder / SETTINGS).write_text(json.dumps(plain, indent=1, default=str) + "\n", encoding="utf-8")
 

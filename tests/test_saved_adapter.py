@@ -3,6 +3,7 @@
 import json
 import warnings
 
+import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
@@ -22,17 +23,20 @@ def test_it_loads_from_another_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     policy = Policy(config.model, config.lora, torch.device("cpu"), 1)
     randomize(policy, 0.05)
+    prompt = policy.encode(QUESTION)
     with new_directory(tmp_path / "adapter") as part:
         policy.export(part)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("the hub is asked"))
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # PEFT warns of settings that it does not know
         loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter", dtype=torch.float32)
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "adapter")
     ids = tokenizer.apply_chat_template(list(QUESTION.messages), add_generation_prompt=True, enable_thinking=False,
                                         return_dict=False)
-    assert tuple(ids) == policy.encode(QUESTION).token_ids
+    assert tuple(ids) == prompt.token_ids
+    policy.decoder.set_attn_implementation("eager")  # transformers' own, which takes a row of tokens
     with torch.no_grad():
         expected, got = (model(torch.tensor([ids])).logits for model in (policy.model, loaded))
         with loaded.disable_adapter():
