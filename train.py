@@ -13,6 +13,7 @@ from grpo.config import load
 from grpo.types import Aborted, UserError
 from harness import rundir
 from harness.files import printable
+from harness.model_files import check_model
 from harness.preflight import missing
 from harness.schema import validated
 from harness.signals import Interrupted, deferred, listen
@@ -70,6 +71,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     lacking += task_class.missing(settings) if hasattr(task_class, "missing") else []
     if lacking:
         raise UserError(f"missing here: {'; '.join(lacking)}; on a machine without them use configs/tiny.yaml")
+    check_model(config.model.path)
     ranks.need(config.rollout.prompts_per_step)
     resume, started = args.resume is not None, (Path(config.run.dir) / "config.yaml").is_file()
     if ranks.restarts and not resume:

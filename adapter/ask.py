@@ -28,6 +28,7 @@ from adapter.turns import Turns
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
 from harness.files import at_home, printable
+from harness.streams import typed
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
 
 MOST_AT_ONCE = 256  # expressions in a batch
@@ -218,7 +219,7 @@ def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Questio
         yield from as_they_come(read_lines(stdin, "stdin", chain.notation))
         return
     if options.file is None:
-        questions = [read_question(options.expression, chain.notation)]
+        questions = [read_question(typed(options.expression), chain.notation)]
     else:
         try:
             with at_home(options.file).open("rb") as file:

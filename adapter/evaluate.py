@@ -161,9 +161,10 @@ def write(found: Evaluated, printed: str) -> Path:
         with tempfile.TemporaryDirectory(dir=found.run, prefix=f".{FOLDER}-") as place:
             new = Path(place) / "new"
             new.mkdir()
-            (new / "report.txt").write_text(printed)
-            (new / "report.json").write_text(json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n")
-            (new / "completions.jsonl").write_text(report.completion_lines(found.outcomes))
+            (new / "report.txt").write_text(printed, encoding="utf-8")
+            (new / "report.json").write_text(json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n",
+                                             encoding="utf-8")
+            (new / "completions.jsonl").write_text(report.completion_lines(found.outcomes), encoding="utf-8")
             draw(found, new)
             if final.exists():
                 final.rename(Path(place) / "earlier")

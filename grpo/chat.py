@@ -1,13 +1,15 @@
 """How a model is spoken to: its tokenizer, its chat template, and where and in which dtype it computes."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from types import TracebackType
 
 import torch
+import transformers
 from huggingface_hub.errors import StrictDataclassError
 from jinja2 import TemplateError
 from safetensors import SafetensorError
@@ -17,21 +19,35 @@ from transformers.utils import cached_file
 from grpo.config import Model
 from grpo.types import Problem, Prompt, UserError
 from harness.files import brief, read_object
+from harness.memory import ran_out
+from harness.model_files import check_model
 
 ANSWER = "an answer"  # of the assistant, to see what a chat template puts behind one
+# What transformers raises over a config, a tokenizer or weights that it does not understand: whatever its code comes upon.
+_UNREADABLE = (OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, AssertionError, ImportError,
+               RuntimeError, SafetensorError, StrictDataclassError)
+_TEMPLATE_FAULTS = (TemplateError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 
 
 class Chat:
     """What is asked of a model directory without its weights."""
 
     def __init__(self, model: Model, device: torch.device):
-        """Read the tokenizer from `model.path`. Raises UserError where there is none, or it has no chat template."""
+        """Read the tokenizer from `model.path`. Raises UserError where there is none, it has no chat template, or
+        `check_model` finds the directory's files wanting.
+        """
+        check_model(model.path)
         dtype = {"cuda": "bfloat16", "cpu": "float32"}[device.type] if model.dtype == "auto" else model.dtype
         self.device, self.dtype, self.path = device, getattr(torch, dtype), model.path
         self.date = model.date or date.today()
         with read_from(model.path, "tokenizer"):
             self.tokenizer = AutoTokenizer.from_pretrained(model.path, trust_remote_code=False)
-        if self.tokenizer.chat_template is None:
+        template = self.tokenizer.chat_template
+        if isinstance(template, dict) and "default" not in template:
+            raise UserError(f"model.path = {model.path}: of its chat templates ({brief(', '.join(template))}) none is named "
+                            "default; write the one to use to chat_template.jinja there")
+        self.tokenizer.chat_template = template["default"] if isinstance(template, dict) else template
+        if not isinstance(self.tokenizer.chat_template, str):
             raise UserError(f"model.path = {model.path}: the tokenizer has no chat template; give an instruct model")
 
     @cached_property
@@ -62,7 +78,7 @@ class Chat:
         try:
             text = self._rendered([{"role": "user", "content": "a question"}, {"role": "assistant", "content": ANSWER}],
                                   add_generation_prompt=False, tokenize=False)
-        except TemplateError:  # such a template takes no answers, and is not asked for any
+        except _TEMPLATE_FAULTS:  # such a template takes no answers, and is not asked for any
             return None
         _, found, behind = text.rpartition(ANSWER)
         added = self.tokenizer.added_tokens_decoder
@@ -82,7 +98,14 @@ class Chat:
     @cached_property
     def max_tokens(self) -> int:
         """The longest prompt plus completion the model has positions for."""
-        return self._config.get_text_config().max_position_embeddings
+        with read_from(self.path, "number of positions"):
+            return self._config.get_text_config().max_position_embeddings
+
+    @cached_property
+    def _rows(self) -> int:
+        """Of the embedding: how many tokens the model knows."""
+        with read_from(self.path, "size of a vocabulary"):
+            return self._config.get_text_config().vocab_size
 
     @cached_property
     def _config(self) -> PretrainedConfig:
@@ -93,9 +116,15 @@ class Chat:
         """The prompt, as the model's chat template renders the messages: thinking off, on `date`, draws fixed by them."""
         try:
             ids = tuple(self._rendered(problem.messages, add_generation_prompt=True, tokenize=True, return_dict=False))
-        except TemplateError as error:
-            raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({error}); "
+        except _TEMPLATE_FAULTS as error:
+            raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({brief(error)}); "
                             "give another model, or other messages") from None
+        if not ids:
+            raise UserError(f"model.path = {self.path}: its chat template makes nothing of {problem.name}; restore it")
+        if max(ids) >= self._rows:
+            raise UserError(f"model.path = {self.path}: {brief(self.tokenizer.convert_ids_to_tokens(max(ids)))!r} is token "
+                            f"{max(ids)}, and the embedding has {self._rows} rows; restore the tokenizer that the model "
+                            "came with, or save the model with resized embeddings")
         return Prompt(problem, ids, self.tokenizer.decode(ids))
 
     def _rendered(self, messages: Sequence[Mapping[str, str]], **how: bool) -> str | list[int]:
@@ -122,13 +151,16 @@ def pick_device(model: Model) -> torch.device:
     return torch.device("cuda" if available and model.device != "cpu" else "cpu")
 
 
-@contextmanager
-def read_from(path: str, what: str) -> Iterator[None]:
+class read_from(AbstractContextManager):
     """Within it, what transformers finds wrong with the directory at `path` becomes a UserError. what: is read there."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, AttributeError, TypeError, ImportError, RecursionError, SafetensorError,
-            StrictDataclassError) as error:  # any of these, where config.json is not what the model's code expects
-        first = str(error).strip().splitlines()[0].rstrip(":")
-        raise UserError(f"model.path = {path}: no {what} there ({first}); "
-                        "give a Hugging Face model directory, such as models/tiny") from None
+
+    def __init__(self, path: str, what: str):
+        self._path, self._what = path, what
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        # tokenizers raises an Exception of no class of its own; one that has a class is not meant
+        if kind is None or not (kind is Exception or issubclass(kind, _UNREADABLE)) or ran_out(error):
+            return
+        raise UserError(f"model.path = {self._path}: no {self._what} there that transformers {transformers.__version__} can "
+                        f"read ({kind.__name__}: {brief(' '.join(str(error).split()))}); give a Hugging Face model "
+                        "directory, such as models/tiny") from None

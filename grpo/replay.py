@@ -21,6 +21,7 @@ from grpo.update import Updater
 from harness.files import at_home, brief, printable
 from harness.kept import load_lora, read_kept
 from harness.parity import parity_metrics
+from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:
@@ -77,4 +78,5 @@ def _sampled_anew(policy: Policy, config: Config, step: int, groups: list[Group]
 
 
 if __name__ == "__main__":
+    print_utf8()
     sys.exit(main(sys.argv[1:]))

@@ -201,7 +201,7 @@ class Trainer:
             self.evaluate("test", step)
         if ranks.first:
             with new_directory(self.folder / "adapter") as part:
-                self.policy.save(part)
+                self.policy.export(part)
             self.log.close()
         self.evaluations.keep(step)
 

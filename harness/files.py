@@ -33,7 +33,7 @@ def at_home(name: str) -> Path:
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise UserError(f"{brief(name)}: there is no such user; write the path in full, or ./~ for a name like that") from None
+        raise UserError(f"{brief(name)}: there is no such user; write the path in full, or ./~ for such a name") from None
 
 
 def read_text(path: Path, most: int = MOST) -> str:
@@ -129,7 +129,7 @@ def new_directory(final: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         manifest = {file.name: sha256(file) for file in sorted(part.iterdir())}
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*part.iterdir(), part]:
             flush(path)
         shutil.rmtree(final, ignore_errors=True)

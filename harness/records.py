@@ -62,7 +62,7 @@ class RunLog:
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Record a step's scalars."""
-        with self._metrics.open("a") as file:
+        with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             if value is not None:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -147,15 +148,20 @@ def smollm2(tmp_path_factory) -> Path:
 def vllm_server(toy) -> Iterator[str]:
     """vLLM's own server, as docs/serving.md starts it: the base, and the toy run's LoRA as "adapter".
 
-    Gives its address.
+    Its copy of the base ships what a pretrained one does, and what training ignores. Gives its address.
     """
+    base = shutil.copytree(ROOT / "models" / "tiny", toy[0].parent / "served", dirs_exist_ok=True)
+    (base / "generation_config.json").write_text(json.dumps({
+        "eos_token_id": 2, "do_sample": True, "temperature": 0.7, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.5,
+        "max_new_tokens": 3}))
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "models/tiny", "--enable-lora",
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(base),
+               "--served-model-name", "models/tiny", "--enable-lora",
                "--max-lora-rank", "16", "--lora-modules", f"adapter={toy[0]}/adapter",
                "--default-chat-template-kwargs", '{"enable_thinking": false}',
-               "--override-generation-config", '{"temperature": 0}',
+               "--generation-config", "vllm", "--override-generation-config", '{"temperature": 0}',
                "--enforce-eager", "--host", "127.0.0.1", "--port", str(port), "--max-model-len", "512"]
     with open(toy[0].parent / "server.log", "w+") as log:
         process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log, start_new_session=True,

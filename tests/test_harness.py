@@ -136,11 +136,9 @@ def test_a_strangers_value_in_a_message():
 @pytest.fixture
 def listening(monkeypatch):
     """Signals raise Interrupted, and afterwards all is as it was."""
-    handlers = {signum: signal.getsignal(signum) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
+    handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
     monkeypatch.setattr(signals, "_arrived", [])
     monkeypatch.setattr(signals, "_deferring", False)
-    for signum in handlers:
-        signal.signal(signum, signal.SIG_DFL)  # under nohup one is ignored
     listen()
     yield lambda signum: os.kill(os.getpid(), signum)
     for signum, handler in handlers.items():

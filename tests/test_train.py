@@ -99,6 +99,8 @@ def test_the_adapter_loads_in_peft_and_is_the_trained_one(toy):
     adapted = PeftModel.from_pretrained(model, toy[0] / "adapter")
     assert (adapted(ids).logits - base).abs().max() > 0.1
     step = json.loads((toy[0] / "evaluation.json").read_text())["kept"]
+    template, own = (folder / "chat_template.jinja" for folder in (toy[0] / "adapter", ROOT / "models" / "tiny"))
+    assert template.read_bytes() == own.read_bytes()
     saved, kept = (load_file(toy[0] / d / "adapter_model.safetensors") for d in ("adapter", f"best/step-{step:05d}"))
     assert saved.keys() == kept.keys()
     assert all(torch.equal(saved[name], kept[name]) for name in saved)

@@ -19,6 +19,7 @@ from grpo.compare.variants import cosines, measure, move, sampled_logps, variant
 from grpo.presets import PRESETS
 from grpo.types import Aborted, UserError
 from harness.files import at_home, printable, writable, write_text
+from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:
@@ -70,4 +71,5 @@ def compare(batch: Batch, variants: list[str], updates: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    print_utf8()
     sys.exit(main(sys.argv[1:]))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from grpo.types import UserError
 from harness.files import at_home, printable, writable, write_text
+from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:
@@ -46,4 +47,5 @@ def report(folder: Path, out: Path, steps: str | None = None) -> str:
 
 
 if __name__ == "__main__":
+    print_utf8()
     sys.exit(main(sys.argv[1:]))
