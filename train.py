@@ -59,8 +59,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     if bad := [o for o in args.overrides if "=" not in o]:
         raise UserError(f"{bad[0]}: expected key.path=value, such as run.steps=10")
     if args.allow_change and args.resume is None:
-        raise UserError(f"--allow-change {args.allow_change[0]}: allows a change since a checkpoint; add --resume, or leave "
-                        "it out")
+        raise UserError(f"--allow-change {args.allow_change[0]}: a change since a checkpoint; add --resume, or leave it out")
     if args.resume and "=" in args.resume:
         raise UserError(f"--resume {args.resume}: expected a directory; put overrides before --resume")
     overrides = args.overrides + ([f"run.dir={args.resume}"] if args.resume else [])
@@ -78,8 +77,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
         raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, which begins one where "
                         "there is none, or leave the restarts out")
     if args.resume and not started:
-        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); name one that train.py wrote, or leave the "
-                        "name out, and one begins where there is none")
+        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); a bare --resume begins one where there is none")
     startup = Startup(ranks.first)
     with ranks.first_ahead(), startup("the task"):  # who asks an API keeps its answers
         if ranks.first:

@@ -70,7 +70,7 @@ def test_a_model_without_one_is_refused(tmp_path):
 def test_a_damaged_generation_config_is_one_line(tmp_path, text):
     folder = directory(tmp_path / "m", tokenizer="<|im_end|>")
     (folder / "generation_config.json").write_bytes(text.encode(errors="surrogatepass"))
-    with pytest.raises(UserError, match=r"generation_config\.json: cannot be read|eos_token_id holds") as caught:
+    with pytest.raises(UserError, match=r"generation_config\.json|eos_token_id holds") as caught:
         _ = chat(folder).stop_ids
     assert str(caught.value).isprintable()
 
