@@ -77,7 +77,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
         raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, which begins one where "
                         "there is none, or leave the restarts out")
     if args.resume and not started:
-        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); a bare --resume begins one where there is none")
+        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); a bare --resume begins one where none is")
     startup = Startup(ranks.first)
     with ranks.first_ahead(), startup("the task"):  # who asks an API keeps its answers
         if ranks.first:
