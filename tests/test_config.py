@@ -50,7 +50,7 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("run.seed=5000000000", ["run.seed", "less than 4294967296"]),
     ("rollout.temperature=0.001", ["rollout.temperature", "0.01"]),
     ("task.operands=[10,99]", ["task.operands", "no operands from 10 to 99", "widen"]),
-    ("--resume=nowhere", ["--resume nowhere: is no run", "leave the name out"]),
+    ("--resume=nowhere", ["--resume nowhere: is no run", "a bare --resume begins one"]),
     ("--resume=run.steps=5", ["put overrides before --resume"]),
     ("task.upstreem=x", ["task.upstreem", "did you mean upstream?"]),
     ("task.target=nowhere", ["task.target", "nowhere"]),
