@@ -16,7 +16,7 @@ from harness.files import printable
 from harness.model_files import check_model
 from harness.preflight import missing
 from harness.schema import validated
-from harness.signals import Interrupted, deferred, listen
+from harness.signals import Interrupted, deferred, ignore, listen
 from harness.startup import Startup
 from harness.streams import outlast_readers
 from harness.tasks import load_class
@@ -74,8 +74,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     ranks.need(config.rollout.prompts_per_step)
     resume, started = args.resume is not None, (Path(config.run.dir) / "config.yaml").is_file()
     if ranks.restarts and not resume:
-        raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, which begins one where "
-                        "there is none, or leave the restarts out")
+        raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, or leave them out")
     if args.resume and not started:
         raise UserError(f"--resume {args.resume}: is no run (no config.yaml); a bare --resume begins one where none is")
     startup = Startup(ranks.first)
@@ -88,7 +87,6 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
         task = task_class(settings, seed=config.run.seed)
     with startup("reading torch, transformers and vLLM"), deferred():  # an import that is broken off breaks what imports it
         from grpo.trainer import train
-
     table = train(config, task, resume and started, args.allow_change, ranks, startup)
     if ranks.first:
         print(table)
@@ -97,4 +95,6 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
 if __name__ == "__main__":
     outlast_readers()
     listen()
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    ignore()  # a signal that comes now, as torchrun's does, would only interrupt vLLM's own end
+    sys.exit(ended)

@@ -169,13 +169,13 @@ def test_a_task_without_validation_problems_is_refused_before_anything_starts():
     short, long = (Problem("q", "word", ({"role": "user", "content": "1 + 1 " * n},)) for n in (1, 40))
     for lacking in ({}, {"validation": []}):
         with pytest.raises(UserError) as caught:
-            encode(chat, SimpleNamespace(train=[short], test=[short], **lacking), config)
+            encode(chat, SimpleNamespace(train=[short], test=[short], score=len, **lacking), config)
         assert str(caught.value) == ("task.target = adapter.task:SymbolTask: its task has no validation problems; give it "
                                      "`validation`, a list of one or more grpo.types.Problem that are in no other split")
     contexts = {}
     for split in ("train", "validation", "test"):
         splits = {"train": [short], "validation": [short], "test": [short]} | {split: [long]}
-        task = SimpleNamespace(**splits, references={})
+        task = SimpleNamespace(**splits, references={}, score=len)
         *prompts, contexts[split] = encode(chat, task, config)
         assert [len(p) for p in prompts] == [1, 1, 1]
     assert len(set(contexts.values())) == 1  # vLLM has room for the longest of any split

@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import (
     BertConfig,
     BertLMHeadModel,
@@ -74,7 +75,7 @@ def test_log_probs_are_those_of_the_whole_model(tmp_path, temperature):
 
 def test_a_soft_cap_is_refused_by_name_without_the_weights(tmp_path):
     path = directory(tmp_path / "m", NanoChatForCausalLM(NanoChatConfig(**SIZES, final_logit_softcapping=15.0)))
-    (tmp_path / "m" / "model.safetensors").unlink()
+    save_file({}, tmp_path / "m" / "model.safetensors")
     config = tiny_config(f"model.path={path}")
     with pytest.raises(UserError, match=r"NanoChatForCausalLM makes logits otherwise than by its LM head and a factor"):
         check_base(Chat(config.model, torch.device("cpu")), config.model, config.lora)
