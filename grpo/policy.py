@@ -114,7 +114,7 @@ class Policy(Chat):
     def export(self, folder: Path) -> None:
         """`save`, with the tokenizer, the chat template and a hash of the base: AutoPeftModelForCausalLM needs no more.
 
-        The hash, `fingerprint`, is in adapter_config.json beside the base's class: PEFT reads no unknown keys elsewhere.
+        The hash, `fingerprint`, is in adapter_config.json beside the base's class: PEFT warns of keys that it does not know.
         """
         base = self.model.get_base_model()
         self.save(folder, auto_mapping={"base_model_class": type(base).__name__, "parent_library": type(base).__module__,

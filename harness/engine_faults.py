@@ -19,6 +19,9 @@ def why_not(error: Exception, model: str, config: "Config", on_gpu: bool) -> Use
     if "Cannot find any model weights" in said:
         return UserError(f"model.path = {model}: no causal language model there (no weights in safetensors); give a Hugging "
                          "Face model directory, such as models/tiny")
+    if "were not initialized from checkpoint" in said:
+        return UserError(f"model.path = {model}: weights that config.json asks for are not in its safetensors files "
+                         f"({said.partition('checkpoint')[2].strip(': ')[:200]}); copy the model anew")
     if "Error in memory profiling" in said:
         return UserError("another process gave memory of this GPU back while vLLM measured what is free; start again, and "
                          "processes that share a GPU one after the other")

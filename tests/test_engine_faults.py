@@ -14,6 +14,8 @@ from tests.conftest import tiny_config
     (AssertionError("Error in memory profiling. Initial free memory 76.97 GiB, current free memory 77.9 GiB."), True,
      ["another process gave memory", "start again"]),
     (RuntimeError("Cannot find any model weights with `there`"), False, ["model.path = there: no causal language model"]),
+    (ValueError("Following weights were not initialized from checkpoint: {'model.norm.weight'}"), False,
+     ["model.path = there: weights that config.json asks for are not in its safetensors files ({'model.norm.weight'})"]),
     (SafetensorError("invalid header"), False, ["model.path = there: weights that cannot be read (invalid header)"]),
 ])
 def test_a_known_complaint_says_what_to_change(error, on_gpu, words):

@@ -68,8 +68,10 @@ def test_it_leaves_what_the_contract_names(toy):
     assert kept == max(evaluation["validation"], key=lambda row: (row["overall"], row["step"]))["step"]
     assert all(set(row) == {"step", "custom", "standard", "overall"}
                for split in ("steps", "validation") for row in evaluation[split])
-    for place in (folder / "adapter", folder / "best" / f"step-{kept:05d}"):
-        assert {p.name for p in place.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
+    lora, alone = {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}, {
+        "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
+    assert {p.name for p in (folder / "best" / f"step-{kept:05d}").iterdir()} == lora
+    assert {p.name for p in (folder / "adapter").iterdir()} == lora | alone
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00016", "step-00020"}
     assert max(m["memory/peak_gib"] for m in metrics) < 6
     assert "trivial policy: always CORRECT: custom 0.0 %" in printed
