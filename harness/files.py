@@ -33,7 +33,7 @@ def at_home(name: str) -> Path:
     try:
         return Path(name).expanduser()
     except RuntimeError:
-        raise UserError(f"{brief(name)}: there is no such user; write the path in full, or ./~ for a name like that") from None
+        raise UserError(f"{brief(name)}: there is no such user; write the path in full, or ./~ for such a name") from None
 
 
 def read_text(path: Path, most: int = MOST) -> str:
