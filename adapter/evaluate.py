@@ -170,8 +170,8 @@ def write(found: Evaluated, printed: str) -> Path:
                 shutil.move(final, Path(place) / "earlier")  # where an image holds it, no rename goes
             new.rename(final)
     except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); make room in the run's folder, or evaluate a copy of "
-                        "it") from None
+        raise UserError(f"{final}: cannot be written ({error.strerror}); make room in the run's folder, or evaluate a "
+                        "copy of it") from None
     return final
 
 

@@ -53,7 +53,7 @@ def test_an_earlier_run_that_cannot_be_renamed_is_one_line(run, monkeypatch, num
 
 def test_no_rename_of_a_runs_parts_is_a_traceback(tmp_path):
     for number in (errno.EBUSY, errno.EXDEV):
-        with pytest.raises(UserError, match="cannot be written .*; make room"), writable(tmp_path, "make room"):
+        with pytest.raises(UserError, match="cannot be written"), writable(tmp_path, "make room"):
             raise OSError(number, os.strerror(number))
 
 
