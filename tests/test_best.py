@@ -175,7 +175,7 @@ def test_a_task_without_validation_problems_is_refused_before_anything_starts():
     contexts = {}
     for split in ("train", "validation", "test"):
         splits = {"train": [short], "validation": [short], "test": [short]} | {split: [long]}
-        task = SimpleNamespace(**splits, references={})
+        task = SimpleNamespace(**splits, references={}, score=len)
         *prompts, contexts[split] = encode(chat, task, config)
         assert [len(p) for p in prompts] == [1, 1, 1]
     assert len(set(contexts.values())) == 1  # vLLM has room for the longest of any split

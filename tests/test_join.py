@@ -120,9 +120,9 @@ def test_engines_start_in_turn_and_a_good_run_ends_nccl(monkeypatch):
     log, config = [], tiny_config()
     problem = Problem("p", "custom", ({"role": "user", "content": "1 + 2"},))
     monkeypatch.setattr(trainer, "Sampler", lambda *_: log.append("engine") or SimpleNamespace(weights=stop))
+    task = SimpleNamespace(train=[problem], validation=[problem], test=[problem], references={}, score=len)
     with pytest.raises(Stop):
-        trainer.Trainer(config, SimpleNamespace(train=[problem], validation=[problem], test=[problem], references={}, score=len),
-                        False, (), Watched())
+        trainer.Trainer(config, task, False, (), Watched())
     assert log == ["in turn", "engine", "on"]
     monkeypatch.setattr(train, "join", Watched)
     monkeypatch.setattr(train, "train_as_told", lambda argv, ranks: log.append("trained"))
