@@ -12,9 +12,11 @@ from pathlib import Path
 from grpo.config import load
 from grpo.types import Aborted, UserError
 from harness import rundir
+from harness.files import printable
+from harness.model_files import check_model
 from harness.preflight import missing
 from harness.schema import validated
-from harness.signals import Interrupted, deferred, listen
+from harness.signals import Interrupted, deferred, ignore, listen
 from harness.startup import Startup
 from harness.streams import outlast_readers
 from harness.tasks import load_class
@@ -40,7 +42,7 @@ def main(argv: list[str]) -> int:
         code, consequence = interrupt.code, True
         message = f"interrupted by {interrupt}; --resume goes on from the newest checkpoint"
     if ranks.first or not consequence:
-        sys.stderr.write(ranks.last_word(f"{message}\n"))
+        sys.stderr.write(ranks.last_word(f"{printable(message)}\n"))
     return code
 
 
@@ -57,8 +59,7 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     if bad := [o for o in args.overrides if "=" not in o]:
         raise UserError(f"{bad[0]}: expected key.path=value, such as run.steps=10")
     if args.allow_change and args.resume is None:
-        raise UserError(f"--allow-change {args.allow_change[0]}: allows a change since a checkpoint; add --resume, or leave "
-                        "it out")
+        raise UserError(f"--allow-change {args.allow_change[0]}: a change since a checkpoint; add --resume, or leave it out")
     if args.resume and "=" in args.resume:
         raise UserError(f"--resume {args.resume}: expected a directory; put overrides before --resume")
     overrides = args.overrides + ([f"run.dir={args.resume}"] if args.resume else [])
@@ -69,14 +70,13 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
     lacking += task_class.missing(settings) if hasattr(task_class, "missing") else []
     if lacking:
         raise UserError(f"missing here: {'; '.join(lacking)}; on a machine without them use configs/tiny.yaml")
+    check_model(config.model.path)
     ranks.need(config.rollout.prompts_per_step)
     resume, started = args.resume is not None, (Path(config.run.dir) / "config.yaml").is_file()
     if ranks.restarts and not resume:
-        raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, which begins one where "
-                        "there is none, or leave the restarts out")
+        raise UserError("torchrun --max-restarts: each attempt would begin a new run; add --resume, or leave them out")
     if args.resume and not started:
-        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); name one that train.py wrote, or leave the "
-                        "name out, and one begins where there is none")
+        raise UserError(f"--resume {args.resume}: is no run (no config.yaml); a bare --resume begins one where none is")
     startup = Startup(ranks.first)
     with ranks.first_ahead(), startup("the task"):  # who asks an API keeps its answers
         if ranks.first:
@@ -87,7 +87,6 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
         task = task_class(settings, seed=config.run.seed)
     with startup("reading torch, transformers and vLLM"), deferred():  # an import that is broken off breaks what imports it
         from grpo.trainer import train
-
     table = train(config, task, resume and started, args.allow_change, ranks, startup)
     if ranks.first:
         print(table)
@@ -96,4 +95,6 @@ def train_as_told(argv: list[str], ranks: Ranks) -> None:
 if __name__ == "__main__":
     outlast_readers()
     listen()
-    sys.exit(main(sys.argv[1:]))
+    ended = main(sys.argv[1:])
+    ignore()  # a signal that comes now, as torchrun's does, would only interrupt vLLM's own end
+    sys.exit(ended)

@@ -27,7 +27,8 @@ from adapter.settings import DRAWN, make_notation, make_upstream
 from adapter.turns import Turns
 from adapter.upstream import Question, Upstream
 from grpo.types import Problem, UserError
-from harness.files import at_home
+from harness.files import at_home, printable
+from harness.streams import typed
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
 
 MOST_AT_ONCE = 256  # expressions in a batch
@@ -198,11 +199,17 @@ def main(arguments: list[str]) -> int:
             said = True
         for answer in answers:
             complete &= answer.answer is not None
-            print(json.dumps(dataclasses.asdict(answer), ensure_ascii=False) if options.json else
-                  f"{answer.expression}  |  {chain.upstream.label}: {answer.api_answer}  |  adapter: {answer.verdict}  |  "
-                  f"answer: {answer.answer or 'none'}", flush=True)
+            print(_as_json(answer) if options.json else printable(
+                f"{answer.expression}  |  {chain.upstream.label}: {answer.api_answer}  |  adapter: {answer.verdict}  |  "
+                f"answer: {answer.answer or 'none'}"), flush=True)
     chain.close()
     return 0 if complete else 1
+
+
+def _as_json(answer: ChainAnswer) -> str:
+    """One line, which a terminal may be given: what JSON leaves as it is and a terminal obeys is escaped as JSON does."""
+    text = json.dumps(dataclasses.asdict(answer), ensure_ascii=False)
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
 
 
 def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Question]]:
@@ -212,7 +219,7 @@ def _batches(options: argparse.Namespace, chain: Chain) -> Iterator[list[Questio
         yield from as_they_come(read_lines(stdin, "stdin", chain.notation))
         return
     if options.file is None:
-        questions = [read_question(options.expression, chain.notation)]
+        questions = [read_question(typed(options.expression), chain.notation)]
     else:
         try:
             with at_home(options.file).open("rb") as file:

@@ -8,15 +8,18 @@ from typing import get_args
 
 from adapter.settings import Settings, UpstreamName
 from grpo.types import UserError
+from harness.files import printable
 from harness.schema import validated
+from harness.streams import print_utf8
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
     """Run a command. Returns its exit code: 0 done, 2 a mistake of the user's, 130 interrupted, 141 nobody reads on."""
+    print_utf8()
     try:
         return main(sys.argv[1:]) or 0
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -48,7 +48,7 @@ from adapter.report import Evaluated
 from adapter.task import SymbolTask
 from adapter.upstream import SimulatedUpstream
 from grpo.types import UserError
-from harness.files import at_home
+from harness.files import at_home, printable
 
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter
@@ -162,9 +162,10 @@ def write(found: Evaluated, printed: str) -> Path:
         with tempfile.TemporaryDirectory(dir=found.run, prefix=f".{FOLDER}-") as place:
             new = Path(place) / "new"
             new.mkdir()
-            (new / "report.txt").write_text(printed)
-            (new / "report.json").write_text(json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n")
-            (new / "completions.jsonl").write_text(report.completion_lines(found.outcomes))
+            (new / "report.txt").write_text(printed, encoding="utf-8")
+            (new / "report.json").write_text(json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n",
+                                             encoding="utf-8")
+            (new / "completions.jsonl").write_text(report.completion_lines(found.outcomes), encoding="utf-8")
             draw(found, new)
             if final.exists():
                 shutil.move(final, Path(place) / "earlier")  # where an image holds it, no rename goes
@@ -183,7 +184,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--compare-base", action="store_true", help="let the base answer too, beside the adapter")
     options = parser.parse_args(arguments)
     found = evaluate(options.run, options.compare_base)
-    printed = report.text(found)
+    printed = printable(report.text(found), keep="\n")  # report.txt too: it will be shown on one
     folder = write(found, printed)
     print(f"{printed}\nwritten to {folder}/")
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from adapter.answers import AnswerStore, Request
 from adapter.faults import scrubbed
 from grpo.types import UserError
-from harness.files import read_object, write_text
+from harness.files import brief, read_object, write_text
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic
@@ -68,7 +68,7 @@ async def finish(client: "AsyncAnthropic", store: AnswerStore, poll_s: float, qu
         return failures
     _write(store.path, note | {"id": batch_id})
     try:
-        with tqdm(total=len(requests), desc=f"batch {batch_id}", unit="answer", disable=quiet) as bar:
+        with tqdm(total=len(requests), desc=f"batch {brief(batch_id)}", unit="answer", disable=quiet) as bar:
             while (batch := await client.messages.batches.retrieve(batch_id)).processing_status != "ended":
                 bar.update(len(requests) - batch.request_counts.processing - bar.n)
                 await asyncio.sleep(poll_s)

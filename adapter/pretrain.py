@@ -136,7 +136,7 @@ def main(recipe: Recipe) -> None:
     model = Qwen3ForCausalLM.from_pretrained(out, dtype=torch.bfloat16).to(device)  # layers as they are saved, not compiled
     figures = {"recipe": asdict(recipe), "parameters": parameters, "steps": steps, "device": device,
                "torch": torch.__version__, "seconds": round(time.monotonic() - started), **measure(recipe, model, tokenizer)}
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(figures, indent=1))
 
 

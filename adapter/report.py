@@ -10,6 +10,7 @@ from adapter.learning import LEVELS, WINDOW, Learning, moving_mean, reached
 from adapter.outcomes import FAILURES, Outcome
 from adapter.records import MetricsLine
 from adapter.task import SymbolTask
+from harness.files import printable
 from symbols.expression import Notation
 
 WIDTH = 100
@@ -100,7 +101,7 @@ def failure_table(who: str, outcomes: Sequence[Outcome]) -> list[str]:
         failed = [o for o in outcomes if o.failure == failure]
         lines.append(f"  {failure:<16}{len(failed):>5}")
         for o in failed[:EXAMPLES]:
-            wrote = "".join(c if c.isprintable() else " " for c in " ".join(o.completion.split()))  # a terminal obeys some
+            wrote = printable(" ".join(o.completion.split()))
             lines.append(_clip(f"      {o.row.expression} = {o.row.truth} | API: {o.row.api_answer} | {wrote}"))
     return lines
 

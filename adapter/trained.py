@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig
+from transformers import PreTrainedModel
 
 from adapter.records import EVALUATION, read_kept
 from adapter.settings import Settings
 from grpo.chat import Chat, pick_device
 from grpo.config import Config, Lora, load
-from grpo.policy import SETTINGS, WEIGHTS
+from grpo.policy import SETTINGS, WEIGHTS, check_base
 from grpo.types import Problem, UserError
 from harness import checkpoint
 from harness.best import FOLDER
 from harness.files import MANIFEST, read_object, sha256, steps_in
+from harness.model_files import portable_name
 from harness.preflight import missing
 from harness.schema import validated
 
@@ -67,7 +68,7 @@ class TrainedAdapter(Chat):
             raise UserError(f"{run}: missing here: {'; '.join(lacking)}")
         super().__init__(self.config.model, pick_device(self.config.model))
         self.folder, self.step, self.until = _kept_lora(run, self.config)
-        base = _base_config(self.path)
+        base = check_base(self, self.config.model, self.config.lora)
         self._lora = _read_lora(self.folder, self.config.lora, base, self.path)
         self.scale = self.config.lora.alpha / self.config.lora.rank
         self._wanted = self._lora
@@ -84,8 +85,9 @@ class TrainedAdapter(Chat):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._lora, folder / WEIGHTS)
         (folder / SETTINGS).write_text(json.dumps({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": self.path, "r": lora.rank,
-            "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none", "inference_mode": True}) + "\n")
+            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": portable_name(self.path),
+            "r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none",
+            "inference_mode": True}) + "\n", encoding="utf-8")
 
     def complete(self, problems: Sequence[Problem]) -> list[Completion]:
         """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long.
@@ -170,15 +172,7 @@ def _recorded_sum(folder: Path) -> object:
         return None
 
 
-def _base_config(path: str) -> PretrainedConfig:
-    try:
-        return AutoConfig.from_pretrained(path, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"model.path = {path}: no model config there that can be read without running its code "
-                        f"({' '.join(str(error).split())[:100]}); give a Hugging Face model directory") from None
-
-
-def _read_lora(folder: Path, lora: Lora, base: PretrainedConfig, path: str) -> dict[str, torch.Tensor]:
+def _read_lora(folder: Path, lora: Lora, base: PreTrainedModel, path: str) -> dict[str, torch.Tensor]:
     """The LoRA's tensors, float32. Raises UserError where they are not those of `lora` on the base in `path`, or damaged.
 
     Names, shapes and sizes are checked before a number is read.
@@ -203,11 +197,9 @@ def _read_lora(folder: Path, lora: Lora, base: PretrainedConfig, path: str) -> d
         raise UserError(f"{folder}: no LoRA that can be read ({' '.join(str(error).split())[:150]}); {cure}") from None
 
 
-def _shapes(lora: Lora, base: PretrainedConfig) -> dict[str, tuple[int, ...]]:
+def _shapes(lora: Lora, base: PreTrainedModel) -> dict[str, tuple[int, ...]]:
     """The LoRA's tensors by PEFT's names: A is rank x in, B is out x rank."""
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(base, trust_remote_code=False)
-    layers = {f"base_model.model.{name}": module for name, module in model.named_modules()
+    layers = {f"base_model.model.{name}": module for name, module in base.named_modules()
               if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in lora.targets}
     return ({f"{name}.lora_A.weight": (lora.rank, layer.in_features) for name, layer in layers.items()}
             | {f"{name}.lora_B.weight": (layer.out_features, lora.rank) for name, layer in layers.items()})

@@ -26,7 +26,7 @@ CONDITIONS = {  # in the source's order A to D: what the prompt tells, whether i
 
 def main() -> None:
     """Train what is not trained yet; write table and picture."""
-    before, start, rest = README.read_text().partition(MARKS[0])
+    before, start, rest = README.read_text(encoding="utf-8").partition(MARKS[0])
     _, end, after = rest.partition(MARKS[1])
     if not start or not end:
         sys.exit(f"README.md: expected the lines {MARKS[0].strip()} and {MARKS[1].strip()}, between which the table goes")
@@ -40,7 +40,7 @@ def main() -> None:
               for name in CONDITIONS}
     named = {name.replace("_no_correct", ",\nno CORRECT"): curve for name, curve in curves.items()}
     conditions_plot(PICTURE, named, "Sampled completions, embedded base, behind the simulated API")
-    README.write_text(before + MARKS[0] + section(config) + MARKS[1] + after)
+    README.write_text(before + MARKS[0] + section(config) + MARKS[1] + after, encoding="utf-8")
     print(section(config))
 
 
@@ -51,7 +51,7 @@ def section(config: Config) -> str:
     for letter, (name, (symbols, correct, source)) in zip("ABCD", CONDITIONS.items(), strict=True):
         rewards = [m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None]
         first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
-        found = json.loads((RUNS / name / "evaluation.json").read_text())
+        found = json.loads((RUNS / name / "evaluation.json").read_text(encoding="utf-8"))
         lines.append(f"| {letter} | {symbols} | {correct} | {first:.2f}, {last:.2f} | {greedy(found, 'custom')} "
                      f"| {greedy(found, 'standard')} | *{source}* |")
     made = f"`make ablations`: {config.run.steps} steps each, seed {config.run.seed}, the same 400 test expressions."

@@ -38,7 +38,7 @@ def collect(
     """What full.json holds. Raises UserError where the run has not been evaluated."""
     if not (run / REPORT).is_file():
         raise UserError(f"{run}: is not evaluated; run `python -m adapter.evaluate {run} --compare-base` first")
-    found, lines = json.loads((run / REPORT).read_text()), metrics(run)
+    found, lines = json.loads((run / REPORT).read_text(encoding="utf-8")), metrics(run)
     return {
         "command": "python train.py configs/full.yaml", "machine": machine, "resumed_after": resumed,
         "accuracy": {"api": {k: interval(s["hits"], s["of"]) for k, s in found["policies"]["api"]["accuracy"].items()}}
@@ -61,7 +61,7 @@ def collect(
 def other_run(run: Path, how: str) -> dict[str, object]:
     """Another run of this size."""
     lines, report = metrics(run), run / REPORT
-    return {"how": how, "accuracy": measured(json.loads(report.read_text())) if report.is_file() else {},
+    return {"how": how, "accuracy": measured(json.loads(report.read_text(encoding="utf-8"))) if report.is_file() else {},
             "custom": curve(lines, "custom"), "seconds": seconds(lines)}
 
 
@@ -86,13 +86,13 @@ def condition(run: Path) -> dict[str, object]:
     """One of the four conditions, on one shape: its rewards on custom symbols, and its own evaluations."""
     steps = load(run / "config.yaml").run.steps
     rewards = [m.custom for m in read_metrics(run, steps) if m.custom is not None]
-    measured = json.loads((run / "evaluation.json").read_text())["steps"]
+    measured = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["steps"]
     return {"rewards": [round(r, 4) for r in rewards], "evaluations": measured}
 
 
 def metrics(run: Path) -> list[dict]:
     """metrics.jsonl."""
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def interval(hits: float, of: int) -> dict[str, float | int | None]:
@@ -187,15 +187,15 @@ def main(words: list[str]) -> None:
         record = collect(args.run, args.conditions, args.machine, args.resumed, args.also)
     except UserError as error:
         sys.exit(f"error: {error}")
-    (RESULTS / "full.json").write_text(json.dumps(record, ensure_ascii=False) + "\n")
+    (RESULTS / "full.json").write_text(json.dumps(record, ensure_ascii=False) + "\n", encoding="utf-8")
     for theirs, ours in PICTURES.items():
         shutil.copy(args.run / "evaluate" / theirs, RESULTS / ours)
     if len(record["conditions"]) == len(CONDITIONS):
         named = {name.replace("_no_correct", ",\nno CORRECT"): dict(enumerate(record["conditions"][name]["rewards"], 1))
                  for name in CONDITIONS}
         conditions_plot(RESULTS / "full_conditions.png", named, "Sampled completions, full size, behind the simulated API")
-    before, _, rest = PAGE.read_text().partition(MARKS[0])
-    PAGE.write_text(before + MARKS[0] + section(record) + MARKS[1] + rest.partition(MARKS[1])[2])
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
+    PAGE.write_text(before + MARKS[0] + section(record) + MARKS[1] + rest.partition(MARKS[1])[2], encoding="utf-8")
     print(section(record))
 
 

@@ -35,7 +35,7 @@ def run(config: str, overrides: list[str], folder: Path, lr: float, rank: int, l
     if not (folder / "adapter").is_dir() or load(folder / "config.yaml") != wanted:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(2):  # a start can fail as another run gives memory back while vLLM measures what is free
-            with folder.with_name(f"{folder.name}.log").open("w") as log:
+            with folder.with_name(f"{folder.name}.log").open("w", encoding="utf-8") as log:
                 try:
                     code = subprocess.run([sys.executable, *words], stdout=log, stderr=log, timeout=limit).returncode
                 except subprocess.TimeoutExpired:
@@ -43,16 +43,16 @@ def run(config: str, overrides: list[str], folder: Path, lr: float, rank: int, l
             if not code or (folder / "metrics.jsonl").is_file():
                 break
         if code:
-            printed = Path(log.name).read_text(errors="replace").splitlines()
+            printed = Path(log.name).read_text(errors="replace", encoding="utf-8").splitlines()
             said = [line for line in printed if line.startswith(("error:", "stopped:"))]
             record["error"] = f"{code}: {said[-1] if said else 'see its log'}"
     metrics = folder / "metrics.jsonl"
-    lines = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.is_file() else []
+    lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.is_file() else []
     record["rewards"] = {kind.removeprefix("reward/"): [round(line[kind], 4) for line in lines if line.get(kind) is not None]
                          for kind in sorted({key for line in lines for key in line if key.startswith("reward/")})}
     record["step_s"] = [round(line["time/step_s"], 3) for line in lines]
     evaluation = folder / "evaluation.json"
-    return record | {"evaluation": json.loads(evaluation.read_text()) if evaluation.is_file() else None}
+    return record | {"evaluation": json.loads(evaluation.read_text(encoding="utf-8")) if evaluation.is_file() else None}
 
 
 def reached(record: dict[str, Any], kind: str) -> tuple[float | None, float | None]:
@@ -132,7 +132,7 @@ def main(words: list[str]) -> None:
 
         with ThreadPoolExecutor(args.at_once) as pool:
             list(pool.map(lambda job: one(job[0], *job[1]), enumerate(product(reversed(LRS), RANKS))))
-    found = json.loads(args.out.read_text())
+    found = json.loads(args.out.read_text(encoding="utf-8"))
     draw(found, args.out.with_suffix(".png"))
     print(table(found))
 

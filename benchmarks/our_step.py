@@ -145,7 +145,7 @@ def main(words: list[str]) -> None:
         if not RANKS.first:
             return
         trainer.log.flush()
-        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+        lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         lengths = [len(p.token_ids) for p in trainer.train_prompts]
         record = described(args, config, trainer, lines, lengths) | {"start_s": round(ready, 1), "ceiling_tflops": most}
         trainer.sampler.close()
@@ -187,7 +187,8 @@ def profiled(trainer: Trainer, step: int, path: Path) -> None:
             if CUDA:
                 torch.cuda.synchronize()
         order = "self_device_time_total" if CUDA else "self_cpu_time_total"
-        path.write_text(profile.key_averages().table(sort_by=order, row_limit=45, max_name_column_width=90))
+        path.write_text(profile.key_averages().table(sort_by=order, row_limit=45, max_name_column_width=90),
+                        encoding="utf-8")
         return result
 
     trainer.updater.step = train

@@ -72,7 +72,8 @@ def padded(updater: Updater, groups: list[Group]) -> None:
         positions = torch.arange(ids_BT.shape[1], device=policy.device)[None]
         hidden_BTH = policy.decoder(inputs_embeds=embedded_BTH, position_ids=positions, use_cache=False).last_hidden_state
         logp_M, _ = head_logp(hidden_BTH[:, :-1][counted_BT[:, 1:]], policy.head.weight, policy.head.bias,
-                              ids_BT[counted_BT], updater.config.rollout.temperature, train.head_chunk_tokens)
+                              ids_BT[counted_BT], updater.config.rollout.temperature / policy.logit_scale,
+                              train.head_chunk_tokens)
         sign_B = torch.tensor([sign for *_, sign in micro], device=policy.device)
         weight_M = (sign_B[:, None] * counted_BT / tokens)[counted_BT]
         (-(logp_M - logp_M.detach()).exp() * weight_M).sum().backward()

@@ -73,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = {"device": device.type, "rank": options.rank, "flagship": flagship(Path(folder), device, options.rank)}
     if options.run:
-        steps = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text().splitlines()]
+        steps = [json.loads(line) for line in (options.run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         record, whole = (statistics.mean(s[f"time/{name}_s"] for s in steps) for name in ("record", "step"))
         found["run"] = {"record_s": round(record, 4), "step_s": round(whole, 3), "share_of_a_step": round(record / whole, 5)}
     print(json.dumps(found, indent=1))

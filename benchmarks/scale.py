@@ -30,7 +30,7 @@ def measure(ranks: int, words: list[str]) -> dict:
         out = Path(folder) / "step.json"
         subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks),
                         "-m", "benchmarks.our_step", "--out", str(out), *words], check=True, env=threads)
-        return json.loads(out.read_text())
+        return json.loads(out.read_text(encoding="utf-8"))
 
 
 def table(found: dict[str, dict]) -> str:
@@ -52,7 +52,7 @@ def main(words: list[str]) -> None:
     parser.add_argument("--ranks", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, required=True)
     args, rest = parser.parse_known_args(words)
-    found = json.loads(args.out.read_text()) if args.out.exists() else {}
+    found = json.loads(args.out.read_text(encoding="utf-8")) if args.out.exists() else {}
     for ranks in args.ranks:
         found[str(ranks)] = measure(ranks, rest)
         report(found, args.out)

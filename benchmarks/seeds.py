@@ -19,11 +19,11 @@ COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 
 def read(run: Path) -> dict[str, Any]:
     """What a finished run recorded."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
     return {"seed": load(run / "config.yaml").run.seed, "rewards": [round(line["reward/mean"], 4) for line in lines],
             "step_s": [round(line["time/step_s"], 3) for line in lines],
             "parity": [line["parity/logp_mean_abs_diff"] for line in lines],
-            "evaluation": json.loads((run / "evaluation.json").read_text())}
+            "evaluation": json.loads((run / "evaluation.json").read_text(encoding="utf-8"))}
 
 
 def table(runs: list[dict[str, Any]]) -> str:

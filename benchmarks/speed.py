@@ -40,15 +40,15 @@ def measure(part: str, model: str, folder: Path, timeout: float) -> bool:
     command = [sys.executable, "-m", module, "--model", model, "--out", str(out), *arguments]
     said = " ".join(["python", *command[1:]]).replace(str(out), "FILE")
     print(said, flush=True)
-    with (folder / f"{part}.log").open("w") as log:
+    with (folder / f"{part}.log").open("w", encoding="utf-8") as log:
         try:
             code = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, timeout=timeout).returncode
         except subprocess.TimeoutExpired:
             code = "time is up"
     if not code:
-        out.write_text(json.dumps({"command": said, **json.loads(out.read_text())}) + "\n")
+        out.write_text(json.dumps({"command": said, **json.loads(out.read_text(encoding="utf-8"))}) + "\n", encoding="utf-8")
     else:
-        print(f"{part}: {code}; the end of {log.name}:\n" + Path(log.name).read_text()[-2000:], flush=True)
+        print(f"{part}: {code}; the end of {log.name}:\n" + Path(log.name).read_text(encoding="utf-8")[-2000:], flush=True)
     return not code
 
 
@@ -126,8 +126,9 @@ def main(words: list[str]) -> int:
     args.out.mkdir(parents=True, exist_ok=True)
     PARTS["passes"] += ["--fidelity-model", args.small_model or args.model]
     well = [measure(part, args.model, args.out, args.timeout) for part in args.parts]
-    found = {part: json.loads(path.read_text()) for part in PARTS if (path := args.out / f"{part}.json").is_file()}
-    (args.out / "speed.json").write_text(json.dumps(found, indent=1) + "\n")
+    found = {part: json.loads(path.read_text(encoding="utf-8"))
+             for part in PARTS if (path := args.out / f"{part}.json").is_file()}
+    (args.out / "speed.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     if "passes" in found:
         plots(found["passes"], args.out)
     print(table(found), flush=True)

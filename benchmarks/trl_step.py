@@ -218,7 +218,7 @@ def main(words: list[str]) -> None:
         refused = fit(trainer, args.best or [MICRO_BATCH])
     installed = {d.metadata["Name"].lower(): d.version for d in importlib.metadata.distributions()}
     record = {
-        "rival": f"TRL {installed['trl']}", "setting": "best" if args.best else "default", "model": args.model,
+        "rival": f"TRL {installed['trl']}", "setting": "tuned" if args.best else "default", "model": args.model,
         "generate": args.generate, "prompts": args.prompts, "group": args.group, "prompt_tokens": args.prompt_tokens,
         "prompt_tokens_mean": round(sum(lengths) / len(lengths), 1), "prompt_tokens_longest": max(lengths),
         "new_tokens": args.new_tokens, "lora_rank": args.lora_rank,

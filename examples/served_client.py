@@ -7,6 +7,7 @@ import anthropic
 
 from adapter.prompt import PromptText
 from adapter.reward import resolve
+from harness.streams import print_utf8, typed
 from symbols.expression import GREEK
 
 
@@ -29,6 +30,7 @@ class ServedAdapter:
 
 
 if __name__ == "__main__":
+    print_utf8()
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    print(ServedAdapter(os.environ.get("VLLM_URL", "http://127.0.0.1:8000")).correct(*sys.argv[1:]))
+    print(ServedAdapter(os.environ.get("VLLM_URL", "http://127.0.0.1:8000")).correct(*map(typed, sys.argv[1:])))

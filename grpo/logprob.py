@@ -4,7 +4,8 @@ A padded batch runs the prompt G times: G (L + C) tokens for a prompt of L and c
 prompt they are L + G C (grpo/batch.py, speed/attention.py), and everything but attention is a function of single tokens:
 autograd needs no help.
 
-What is left out: models that change the logits after lm_head (soft caps, scales); harness/parity.py stops them.
+What is left out: models that do more to their logits than multiply them by a number (soft caps):
+grpo/policy.py refuses them.
 """
 
 from dataclasses import dataclass
@@ -25,7 +26,10 @@ class Scored:
 
 
 def score(decoder: nn.Module, head: nn.Linear, batch: MicroBatch, temperature: float, chunk: int) -> Scored:
-    """log pi(o_t) and the entropy of pi at t, for the completions of a micro-batch."""
+    """log pi(o_t) and the entropy of pi at t, for the completions of a micro-batch.
+
+    temperature: the logits are divided by it; the model's own factor, if it has one, is part of it.
+    """
     embedded_1NH = decoder.get_input_embeddings()(batch.tokens_N[None])
     if torch.is_grad_enabled():  # or else the first layer would be compiled apart from the others
         embedded_1NH.requires_grad_()

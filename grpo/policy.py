@@ -23,7 +23,9 @@ from grpo.chat import Chat, read_from
 from grpo.config import Lora, Model
 from grpo.types import UserError
 from harness.identity import fingerprint
+from harness.model_files import check_shapes, copy_tokenizer, portable_name
 from speed import attention
+from speed.head import logit_scale
 from speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
@@ -32,8 +34,9 @@ WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's
 class Policy(Chat):
     """Base, LoRA and tokenizer.
 
-    Attributes: `decoder` and `head`, which take tokens to hidden states to logits; `parameters`, the LoRA, float32, by
-    PEFT's names; `shares_base`, whether the base is the engine's, and `held`, a line that says so.
+    Attributes: `decoder` and `head`, which take tokens to hidden states to logits; `logit_scale`, by which the model
+    multiplies these; `parameters`, the LoRA, float32, by PEFT's names; `shares_base`, whether the base is the engine's,
+    and `held`, a line that says so.
     """
 
     def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int, engine: EngineWeights | None = None):
@@ -45,11 +48,10 @@ class Policy(Chat):
         super().__init__(model, device)
         base, self.shares_base, self.held = self._base(engine)
         base.requires_grad_(False)
-        _check(base, model, lora)
+        self.logit_scale = _check(base, model, lora)
         torch.manual_seed(seed)
         self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
-                                   lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
-                                   base_model_name_or_path=model.path)
+                                   lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")
         self.model = get_peft_model(base, self.settings, autocast_adapter_dtype=True).eval()
         self.scale = lora.alpha / lora.rank
         self.decoder, self.head = base.get_decoder(), base.get_output_embeddings()
@@ -109,13 +111,24 @@ class Policy(Chat):
         """Of the frozen base, as it is in memory now."""
         return fingerprint((name, p) for name, p in self.model.named_parameters() if not p.requires_grad)
 
-    def save(self, folder: Path) -> None:
-        """Write the LoRA in PEFT's format: loads with PeftModel.from_pretrained and in vLLM."""
+    def export(self, folder: Path) -> None:
+        """`save`, with the tokenizer, the chat template and a hash of the base: AutoPeftModelForCausalLM needs no more.
+
+        The hash, `fingerprint`, is in adapter_config.json beside the base's class: PEFT reads no unknown keys elsewhere.
+        """
+        base = self.model.get_base_model()
+        self.save(folder, auto_mapping={"base_model_class": type(base).__name__, "parent_library": type(base).__module__,
+                                        "base_fingerprint": self.fingerprint(), "base_dtype": str(base.dtype)})
+        copy_tokenizer(self.path, folder)
+
+    def save(self, folder: Path, **more: object) -> None:
+        """Write the LoRA in PEFT's format: loads with PeftModel.from_pretrained and in vLLM. more: of its settings."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / WEIGHTS).write_bytes(save({name: t.cpu().contiguous() for name, t in self.lora().items()}))
-        settings = self.settings.to_dict() | {"inference_mode": True}
+        where = {"inference_mode": True, "base_model_name_or_path": portable_name(self.path)}
+        settings = self.settings.to_dict() | where | more
         plain = {k: sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
-        (folder / SETTINGS).write_text(json.dumps(plain, indent=1, default=str) + "\n")
+        (folder / SETTINGS).write_text(json.dumps(plain, indent=1, default=str) + "\n", encoding="utf-8")
 
     def load(self, folder: Path) -> None:
         """Read back what `save` wrote, in place. Raises UserError where names or shapes are another LoRA's."""
@@ -136,19 +149,30 @@ class Policy(Chat):
             p.copy_(lora[name])
 
 
-def check_base(chat: Chat, model: Model, lora: Lora) -> None:
-    """What can be said of the base before its weights are in memory. Raises UserError where it cannot be trained."""
+def check_base(chat: Chat, model: Model, lora: Lora) -> PreTrainedModel:
+    """The base without its weights, and all that can be said of it before they are in memory.
+
+    Raises UserError where it cannot be trained.
+    """
     with read_from(chat.path, "causal language model"):
         base = empty_model(chat.path, chat.dtype)
+    check_shapes(chat.path, {name: list(p.shape) for name, p in base.named_parameters()})
     _check(base, model, lora)
+    return base
 
 
-def _check(base: PreTrainedModel, model: Model, lora: Lora) -> None:
+def _check(base: PreTrainedModel, model: Model, lora: Lora) -> float:
+    """The factor of its logits."""
     if set(getattr(base.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         raise UserError(f"model.path = {model.path}: some layers attend to a window or a state only; give a model whose "
                         "every layer attends to all tokens before")
+    scale = logit_scale(base)
+    if scale is None:
+        raise UserError(f"model.path = {model.path}: {type(base).__name__} makes logits otherwise than by its LM head and "
+                        "a factor (with a soft cap, say), which the training pass does not; give a model without that")
     names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
              if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
     if missing := sorted(set(lora.targets) - names):
         raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
                         f"it has {', '.join(sorted(names))}")
+    return scale

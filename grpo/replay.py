@@ -18,9 +18,10 @@ from grpo.policy import Policy
 from grpo.rollout import advantages, sampling_seed
 from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater
-from harness.files import at_home
+from harness.files import at_home, brief, printable
 from harness.kept import load_lora, read_kept
 from harness.parity import parity_metrics
+from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:
@@ -34,7 +35,7 @@ def main(arguments: list[str]) -> int:
     try:
         return replay(options.file, options.overrides, options.sample)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
 
 
@@ -46,13 +47,13 @@ def replay(path: Path, overrides: Sequence[str], sample: bool) -> int:
     load_lora(path, policy)
     updater = Updater(policy, config)
     updater.logp_old, updater.noise = kept.logp_old, kept.noise
-    print(f"step {step} stopped its run: {kept.reason}")
+    print(f"step {step} stopped its run: {brief(kept.reason, 2000)}")
     if sample:
         print(_sampled_anew(policy, config, step, groups))
     try:
         metrics, _ = updater.epoch(step, groups, advantages(groups, config))
     except Aborted as error:
-        print(f"it stops here too: {error}")
+        print(f"it stops here too: {printable(error)}")
         return 1
     found = ", ".join(f"{name} {value:.6g}" for name, value in metrics.items() if value is not None)
     print(f"it does not stop here: {found}")
@@ -77,4 +78,5 @@ def _sampled_anew(policy: Policy, config: Config, step: int, groups: list[Group]
 
 
 if __name__ == "__main__":
+    print_utf8()
     sys.exit(main(sys.argv[1:]))

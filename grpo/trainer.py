@@ -103,7 +103,7 @@ class Trainer:
                  f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats apart over 1,000 tokens of a prompt"]
         said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
         self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)
-        self.say(*said, *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
+        self.say(*said, chat.stops(), *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
         ranks.taken()  # starting does not count
 
     def say(self, *lines: str) -> None:
@@ -201,7 +201,7 @@ class Trainer:
             self.evaluate("test", step)
         if ranks.first:
             with new_directory(self.folder / "adapter") as part:
-                self.policy.save(part)
+                self.policy.export(part)
             self.log.close()
         self.evaluations.keep(step)
 

@@ -35,7 +35,7 @@ class Problem:
     name: str  # shown in logs
     kind: str  # rewards and accuracies are reported for each kind; not mean, overall or step: those are ours
     messages: tuple[dict[str, str], ...]  # the chat, rendered by the model's own template
-    data: object = field(default=None, repr=False)  # its repr is part of the data set's hash
+    data: object = field(default=None, repr=False)  # part of the data set's hash, by its repr
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ An alarm is a metric, 0 or 1, and one line when it begins. It stops nothing: the
 from collections import Counter
 
 from grpo.types import Completion, Group, Metrics
+from harness.files import brief
 
 SAME = 0.9  # share of a step's completions that give one answer, whatever they were asked ...
 SOLVED = 0.9  # ... and are rewarded on average less than this for it
@@ -27,7 +28,7 @@ class Alarms:
         truncated = sum(c.sample.finish_reason == "length" for c in completions) / len(completions)
         rules = {
             "same_answer": (share >= SAME and reward < SOLVED and len(groups) > 1,
-                            f"{share:.0%} of the completions answer {answer}, whatever the question; "
+                            f"{share:.0%} of the completions answer {brief(answer, 80)}, whatever the question; "
                             f"their mean reward is {reward:.2f}"),
             "several_answers": (several >= SEVERAL, f"{several:.0%} of the completions give several answers"),
             "unparsed": (unparsed >= UNPARSED, f"{unparsed:.0%} of the completions give no answer"),

@@ -47,7 +47,7 @@ def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Id
             "step": step, "seed": config.run.seed, "prompts_consumed": step * config.rollout.prompts_per_step,
             "schedule": {"lr": learning_rate(step, config.run.steps, config.optim)}, "optimizer": numbers,
             "config": config.model_dump(mode="json"), "data": identity.data, "base": identity.base,
-            "versions": versions()}, indent=1) + "\n")
+            "versions": versions()}, indent=1) + "\n", encoding="utf-8")
     whole = 1  # the one just written
     for path in list(reversed(steps_in(folder).values()))[1:]:
         if whole == config.checkpoint.keep:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.types import Reference, Table, UserError
-from harness.files import brief, read_object, write_text
+from harness.files import brief, printable, read_object, write_text
 
 IN_FILE = {"test": "steps", "validation": "validation"}
 Row = dict[str, int | float]  # "step", and the accuracy of each kind
@@ -72,7 +72,7 @@ class Evaluations:
         for label, table in rows:
             cells = (f"{100 * table[kind]:.1f} %" if kind in table else "-" for kind in kinds)
             lines.append(f"{label:<{width}}" + "".join(f"{cell:>12}" for cell in cells))
-        return "\n".join([*lines, self._why()])
+        return printable("\n".join([*lines, self._why()]), keep="\n")
 
     def _why(self) -> str:
         best = best_of(self.rows["validation"])

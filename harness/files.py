@@ -59,8 +59,15 @@ def read_object(path: Path, most: int = MOST) -> dict[str, Any]:
 def brief(value: object, most: int = 200) -> str:
     """A value of a stranger's in a message: one line, printable, cut after `most` characters."""
     text = str(value)
-    shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:most])
-    return shown if len(text) <= most else f"{shown}..."
+    return printable(text[:most]) + ("" if len(text) <= most else "...")
+
+
+def printable(text: object, keep: str = "") -> str:
+    """What a terminal may be given: characters that it would obey are escaped, but for those in `keep`.
+
+    A model, a file or an API may have written any part of a line; every line goes through here on its way out.
+    """
+    return "".join(c if c.isprintable() or c in keep else repr(c)[1:-1] for c in str(text))
 
 
 Line = TypeVar("Line", bound=BaseModel)
@@ -122,7 +129,7 @@ def new_directory(final: Path) -> Iterator[Path]:
         part.mkdir(parents=True)
         yield part
         manifest = {file.name: sha256(file) for file in sorted(part.iterdir())}
-        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+        (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*part.iterdir(), part]:
             flush(path)
         shutil.rmtree(final, ignore_errors=True)

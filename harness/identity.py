@@ -4,10 +4,11 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from importlib.metadata import distributions
 
 import torch
+from pydantic import BaseModel
 
 from grpo.types import Problem, Task
 
@@ -30,12 +31,32 @@ class Identity:
 
 
 def _hash(problems: Sequence[Problem]) -> str:
-    """Of names, kinds, messages and the repr of the task's own data, without memory addresses."""
+    """Of names, kinds, messages and the task's own data."""
     digest = hashlib.sha256()
     for problem in problems:
-        data = re.sub(r" at 0x[0-9a-f]+", "", repr(problem.data))
-        digest.update(json.dumps([problem.name, problem.kind, problem.messages, data]).encode())
+        digest.update(json.dumps([problem.name, problem.kind, problem.messages, _spelled(problem.data)]).encode())
     return digest.hexdigest()
+
+
+def _spelled(data: object) -> str:
+    """Its repr, less what differs from process to process: the order of a set, wherever it is within, and addresses."""
+    if isinstance(data, set | frozenset):
+        return f"{type(data).__name__}({', '.join(sorted(map(_spelled, data)))})"
+    if type(data) is dict:
+        return "{" + ", ".join(f"{_spelled(key)}: {_spelled(value)}" for key, value in data.items()) + "}"
+    if type(data) is list:
+        return f"[{', '.join(map(_spelled, data))}]"
+    if type(data) is tuple:
+        return f"({', '.join(map(_spelled, data))}{',' if len(data) == 1 else ''})"
+    if is_dataclass(data) and not isinstance(data, type):
+        parts = [(field.name, getattr(data, field.name)) for field in fields(data) if field.repr]
+    elif isinstance(data, BaseModel):
+        parts = list(data)
+    elif hasattr(data, "_asdict"):  # a named tuple
+        parts = list(data._asdict().items())
+    else:
+        return re.sub(r" at 0x[0-9a-f]+", "", repr(data))
+    return f"{type(data).__qualname__}({', '.join(f'{name}={_spelled(value)}' for name, value in parts)})"
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

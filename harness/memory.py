@@ -28,7 +28,8 @@ def available(device: torch.device) -> int:
         return free + torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     free = psutil.virtual_memory().available
     try:
-        limit, used, kinds = ((_CGROUP / f"memory.{name}").read_text().strip() for name in ("max", "current", "stat"))
+        limit, used, kinds = ((_CGROUP / f"memory.{name}").read_text(encoding="utf-8").strip()
+                              for name in ("max", "current", "stat"))
         of = dict(line.split() for line in kinds.splitlines())
         cached = int(of["active_file"]) + int(of["inactive_file"])  # of files that were read, and given back when asked
         return free if limit == "max" else min(free, int(limit) - int(used) + cached)

@@ -4,8 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.errors import HFValidationError
+from harness.model_files import model_folder
 
 
 def missing(path: str, device: str, run_dir: str | None = None) -> list[str]:
@@ -15,18 +14,14 @@ def missing(path: str, device: str, run_dir: str | None = None) -> list[str]:
         place = next(p for p in (Path(run_dir).absolute(), *Path(run_dir).absolute().parents) if p.exists())
         if place.is_dir() and not os.access(place, os.W_OK):
             lacking.append(f"a place to write (run.dir: {place} is read-only)")
+    for name in filter(None, (path, run_dir)):
+        try:
+            os.fsencode(name)
+        except UnicodeEncodeError:
+            lacking.append(f"a locale that can name the file {name!a} (LC_ALL=C.UTF-8)")
     if device == "cuda" and shutil.which("nvidia-smi") is None:
         lacking.append("an NVIDIA GPU (model.device = cuda)")
-    if not _model_is_here(path):
+    if model_folder(path) is None:
         lacking.append(f"the model {path} (model.path: no model directory, and not in the Hugging Face cache; "
                        "`hf download` fetches one)")
     return lacking
-
-
-def _model_is_here(path: str) -> bool:
-    if (Path(path) / "config.json").is_file():
-        return True
-    try:
-        return isinstance(try_to_load_from_cache(path, "config.json"), str)
-    except HFValidationError:  # a path that is no name on the hub
-        return False

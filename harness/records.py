@@ -17,7 +17,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from grpo.types import Metrics, Table, UserError
-from harness.files import flush
+from harness.files import flush, printable
 from harness.rollouts import ALL, KeptSteps, rollout_files, write_rollout
 
 LONGEST_LINE = 2**20  # bytes of metrics.jsonl and lora.jsonl
@@ -62,12 +62,12 @@ class RunLog:
 
     def step(self, step: int, metrics: Metrics) -> None:
         """Record a step's scalars."""
-        with self._metrics.open("a") as file:
+        with self._metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
         for name, value in metrics.items():
             if value is not None:
                 self._writer.add_scalar(name, value, step)
-        self._bar.set_postfix({name.removeprefix("reward/"): f"{value:.2f}"
+        self._bar.set_postfix({printable(name.removeprefix("reward/")): f"{value:.2f}"
                                for name, value in metrics.items() if name.startswith("reward/")}, refresh=False)
         self._bar.update()
 
@@ -80,7 +80,7 @@ class RunLog:
 
     def say(self, line: str) -> None:
         """Print a line without tearing the bar."""
-        self._bar.write(line, file=sys.stdout)
+        self._bar.write(printable(line), file=sys.stdout)
 
     def completions(self, step: int, lines: Iterable[dict[str, Any]]) -> None:
         """A file of the step, one line a completion, where it is a step whose completions are kept."""

@@ -57,14 +57,18 @@ def two_products_a_layer_cpu(model: torch.nn.Module) -> None:
 
 
 def start_lightly() -> None:
-    """Spare vLLM's start what is of no use here. Before LLM() is made.
+    """Spare vLLM's start what is of no use here, or does harm. Before LLM() is made.
 
     It would import itself a second time in a process of its own, to ask the model's class what it can do without starting
     CUDA: 21 s, cold. And on a GPU it would compile kernels for top-k, top-p and the like, which no sample here needs: 16 s.
+    A model that it has no code of its own for it makes of transformers' class, to which it would add what torch.compile
+    needs: in place, so that the trainer could not make a model of that class any more. Here vLLM compiles nothing.
     """
     from vllm.model_executor.models import registry
+    from vllm.model_executor.models.transformers.base import Base
 
     registry._run_in_subprocess = lambda ask: ask()
+    Base._decorate_cls_for_torch_compile = lambda *_, **__: None
     if torch.cuda.is_available():
         from vllm.v1.worker import gpu_worker
 

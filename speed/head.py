@@ -2,6 +2,8 @@
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 
 def head_logp(
@@ -10,6 +12,37 @@ def head_logp(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(log p(target), entropy of p) for p = softmax((hidden W^T + b) / temperature), `chunk` tokens at a time."""
     return _HeadLogp.apply(hidden_MH, weight_VH, bias_V, targets_M, temperature, chunk)
+
+
+def logit_scale(model: PreTrainedModel) -> float | None:
+    """The number a causal LM multiplies its head's logits by: 1 for most, 1/16 for Cohere.
+
+    None where it does anything else to them, such as a soft cap, or to the decoder's states before the head. Weights are
+    not looked at: the model's own forward pass runs on a decoder and a head that only pass numbers on.
+    """
+    decoder, head = model.get_decoder(), model.get_output_embeddings()
+    if head is None:
+        return None
+    at_V = torch.arange(head.weight.shape[0])
+    given_V = 2.0 ** (at_V % 13 - 6) * (1 - 2 * (at_V // 13 % 2))  # powers of two: a product is rounded alike for all
+    decoder.forward = lambda *_, **__: _States(last_hidden_state=given_V[None, None])
+    head.forward = lambda states: states
+    try:
+        logits_V = model(input_ids=torch.zeros(1, 1, dtype=torch.int64), use_cache=False).logits[0, 0]
+    except (AttributeError, LookupError, RuntimeError, TypeError, ValueError):
+        return None  # something between the two expects states of the decoder's own shape
+    finally:
+        for module in (decoder, head):
+            vars(module).pop("forward", None)
+    scale = (logits_V[0] / given_V[0]).item()
+    return scale if scale > 0 and torch.equal(logits_V.float(), given_V * scale) else None
+
+
+class _States(BaseModelOutput):
+    """A decoder's output that has nothing but the last hidden states."""
+
+    def __getattr__(self, name: str) -> None:
+        """Whatever else a model passes on, such as a router's logits."""
 
 
 class _HeadLogp(torch.autograd.Function):

@@ -169,7 +169,7 @@ def test_a_task_without_validation_problems_is_refused_before_anything_starts():
     short, long = (Problem("q", "word", ({"role": "user", "content": "1 + 1 " * n},)) for n in (1, 40))
     for lacking in ({}, {"validation": []}):
         with pytest.raises(UserError) as caught:
-            encode(chat, SimpleNamespace(train=[short], test=[short], **lacking), config)
+            encode(chat, SimpleNamespace(train=[short], test=[short], score=len, **lacking), config)
         assert str(caught.value) == ("task.target = adapter.task:SymbolTask: its task has no validation problems; give it "
                                      "`validation`, a list of one or more grpo.types.Problem that are in no other split")
     contexts = {}

@@ -16,7 +16,7 @@ import pytest
 
 from grpo.types import Problem
 from harness.tasks import load_class
-from tests.conftest import ROOT, lines
+from tests.conftest import LONG, ROOT, lines
 
 DOCUMENT = ROOT / "docs" / "changing-it.md"
 BLOCK = re.compile(r"(?:`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
@@ -60,7 +60,7 @@ def run(command: str, folder: Path) -> subprocess.CompletedProcess:
     program, *arguments = shlex.split(command)
     assert program == "python"
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "PYTHONPATH"))}
-    return subprocess.run([sys.executable, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=300,
+    return subprocess.run([sys.executable, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=LONG,
                           check=False)
 
 

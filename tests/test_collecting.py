@@ -100,4 +100,4 @@ def test_the_task_uses_it_and_says_when_the_key_is_missing(server, tmp_path, mon
     assert task.references["api"].label == "claude-test alone"
     assert SymbolTask.missing(settings) == []
     monkeypatch.delenv("ANTHROPIC_API_KEY")
-    assert SymbolTask.missing(settings) == ["an API key (ANTHROPIC_API_KEY)"]
+    assert SymbolTask.missing(settings) == ["an API key (ANTHROPIC_API_KEY), or a token (ANTHROPIC_AUTH_TOKEN)"]

@@ -1,7 +1,6 @@
 """What a training pass takes: counted by hand, predicted for shapes that were not run, and said where it does not fit."""
 
 import re
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -158,10 +157,8 @@ def test_layers_run_twice_where_memory_asks_for_it_and_no_more(policy, prompts, 
 
 def test_what_cannot_fit_is_said_before_it_is_run(policy, prompts):
     updater = Updater(policy, tiny_config("rollout.group_size=1000000", "train.micro_batch_tokens=100000000"))
-    started = time.monotonic()
     with pytest.raises(UserError, match="the training pass does not fit: activations") as caught:
         dry_step(updater, prompts, ENGINE)
-    assert time.monotonic() - started < 20
     said = str(caught.value)
     for words in ("logits 0.0", "gradients and optimizer 0.00 GiB", "KV cache 1.00 GiB", "vLLM's weights 2.00 GiB",
                   "lower train.micro_batch_tokens (now 100000000), to "):

@@ -15,7 +15,7 @@ from adapter.commands import run
 from adapter.evaluate import FILES, check_replaceable, main
 from adapter.outcomes import FAILURES, judge
 from symbols.expression import GREEK
-from tests.conftest import ROOT
+from tests.conftest import LONG, ROOT
 from tests.test_outcomes import VAGUE, row
 
 
@@ -140,7 +140,7 @@ def test_a_run_from_the_outside(toy, tmp_path):
     (place / "evaluate").mkdir()
     (place / "evaluate" / "report.txt").write_text("an earlier one\n")
     done = subprocess.run([sys.executable, "-m", "adapter.evaluate", str(place), "--compare-base"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=300, check=False)
+                          capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     written = place / "evaluate"
     assert {path.name for path in written.iterdir()} == FILES

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 
 from grpo import replay
 from harness import checkpoint
-from tests.conftest import ROOT, TOY, lines, run_train
+from tests.conftest import LONG, ROOT, TOY, lines, run_train
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20
 STEPS = 36 if KILLS <= 3 else 54
@@ -54,11 +54,10 @@ def steps_done(folder: Path) -> int:
 
 def run_until(process: subprocess.Popen, folder: Path, more: int) -> None:
     """Wait until the process has recorded `more` further steps, or has ended."""
-    started = time.monotonic()
     while process.poll() is None and not (folder / "checkpoints").exists() and steps_done(folder) < more:
         time.sleep(0.02)
     before = steps_done(folder)
-    while process.poll() is None and steps_done(folder) < min(before + more, STEPS) and time.monotonic() - started < 300:
+    while process.poll() is None and steps_done(folder) < min(before + more, STEPS):
         time.sleep(0.02)
 
 
@@ -106,12 +105,12 @@ def test_stopped_anywhere_it_ends_as_if_undisturbed(undisturbed, tmp_path):
         process = start(folder, log)
         run_until(process, folder, 9 - steps_done(folder) % 9)  # to an evaluation
         time.sleep(0 if signum == signal.SIGTERM else rng.uniform(0.5, 2))  # and beyond it
+        before = steps_done(folder)
         process.send_signal(signum)
-        told = time.monotonic()
         time.sleep(0.05)
         process.send_signal(signum)  # a nervous second one
-        assert process.wait(timeout=60) == code, log.read_text()[-3000:]
-        assert time.monotonic() - told < 10
+        assert process.wait(timeout=LONG) == code, log.read_text()[-3000:]
+        assert steps_done(folder) <= before + 2  # one while it was counted, and the one that was past sampling
         assert newest_step(folder) == lines(folder / "metrics.jsonl")[-1]["step"]  # no finished step is lost
     assert "interrupted by SIGTERM; --resume goes on" in log.read_text()
     damaged = folder / "checkpoints" / f"step-{newest_step(folder):05d}"
@@ -188,7 +187,7 @@ def test_a_signal_while_it_starts_is_obeyed(tmp_path):
     process = start(tmp_path / "run", tmp_path / "log")
     time.sleep(4)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=LONG) == 143
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
@@ -232,7 +231,7 @@ def in_a_small_disk(tmp_path: Path, *commands: str) -> subprocess.CompletedProce
     if shutil.which("unshare") is None or subprocess.run(
             [*unshare, f"mount -t tmpfs none {disk}"], capture_output=True, check=False).returncode:
         pytest.skip("this machine lets nobody mount a tmpfs of his own")
-    return subprocess.run([*unshare, script], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run([*unshare, script], cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
 
 
 def test_a_full_disk_and_a_read_only_one_are_one_line_and_cost_no_checkpoint(undisturbed, tmp_path):

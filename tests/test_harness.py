@@ -136,7 +136,7 @@ def test_a_strangers_value_in_a_message():
 @pytest.fixture
 def listening(monkeypatch):
     """Signals raise Interrupted, and afterwards all is as it was."""
-    handlers = {signum: signal.getsignal(signum) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
+    handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
     monkeypatch.setattr(signals, "_arrived", [])
     monkeypatch.setattr(signals, "_deferring", False)
     listen()

@@ -90,6 +90,27 @@ def test_nothing_swallows_errors_or_runs_data():
         assert "pickle" not in imported(path)
 
 
+def test_no_test_asserts_a_time():
+    """A busy machine is no fault; times live in benchmarks/."""
+    for path in (ROOT / "tests").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Assert):
+                read = {of.attr for of in ast.walk(node) if isinstance(of, ast.Attribute)}
+                assert not read & {"monotonic", "perf_counter"}, f"{path.name}:{node.lineno}"
+
+
+def test_every_text_file_names_its_encoding():
+    """A locale's own may know no γ. The linter's rule sees only what it knows to be a path."""
+    for path in (p for p in SOURCES if "tests" not in p.relative_to(ROOT).parts):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            if name.endswith((".read_text", ".write_text", ".open", ".fdopen")) or name == "open":
+                binary = any(re.fullmatch("[rwxa+]*b[+]?", str(getattr(arg, "value", ""))) for arg in node.args)
+                named = any(keyword.arg == "encoding" for keyword in node.keywords)
+                other = name in ("os.open", "gzip.open", "Image.open")
+                assert binary or named or other, f"{path.name}:{node.lineno}: {name}"
+
+
 def test_rivals_are_not_imported():
     for path in SOURCES:
         if path.parts[-2] != "benchmarks":

@@ -20,7 +20,7 @@ from harness import dry_step
 from harness.memory import GIB
 from speed import torchrun
 from speed.ranks import ALONE, Joined, Ranks
-from tests.conftest import ROOT, tiny_config, tiny_policy
+from tests.conftest import LONG, ROOT, tiny_config, tiny_policy
 
 
 def test_torchruns_variables_are_taken_out(monkeypatch):
@@ -88,9 +88,9 @@ def test_ranks_that_share_a_gpu_take_turns():
     def work(rank):
         own, shared = (Joined(PrefixStore(str(gpus), store), rank, 4, rank, 4, gpus) for gpus in (4, 2))
         with own.in_turn():
-            at_once.wait(timeout=30)
+            at_once.wait(timeout=LONG)
         with shared.in_turn():
-            two.wait(timeout=30)
+            two.wait(timeout=LONG)
             log.append(rank // 2)
         log.append("after")
         return own, shared
@@ -120,9 +120,10 @@ def test_engines_start_in_turn_and_a_good_run_ends_nccl(monkeypatch):
     log, config = [], tiny_config()
     problem = Problem("p", "custom", ({"role": "user", "content": "1 + 2"},))
     monkeypatch.setattr(trainer, "Sampler", lambda *_: log.append("engine") or SimpleNamespace(weights=stop))
-    task = SimpleNamespace(train=[problem], validation=[problem], test=[problem], references={}, score=len)
     with pytest.raises(Stop):
-        trainer.Trainer(config, task, False, (), Watched())
+        trainer.Trainer(config, SimpleNamespace(
+            train=[problem], validation=[problem], test=[problem], references={}, score=len), False,
+                        (), Watched())
     assert log == ["in turn", "engine", "on"]
     monkeypatch.setattr(train, "join", Watched)
     monkeypatch.setattr(train, "train_as_told", lambda argv, ranks: log.append("trained"))

@@ -134,4 +134,4 @@ def test_a_recipe_without_bare_samples_has_no_number_of_them():
 def test_a_change_is_allowed_to_a_resumed_run_alone(tmp_path):
     done = run_train("configs/tiny.yaml", f"run.dir={tmp_path}/run", "--allow-change", "optim.lr")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "error: --allow-change optim.lr: allows a change since a checkpoint; add --resume" in done.stderr
+    assert "error: --allow-change optim.lr: a change since a checkpoint; add --resume" in done.stderr

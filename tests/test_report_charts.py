@@ -3,10 +3,8 @@
 import json
 import re
 import shutil
-import statistics
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -15,7 +13,7 @@ from grpo.report.charts import run_charts
 from grpo.report.page import _figures
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import step_tokens
-from tests.conftest import lines, write_lines
+from tests.conftest import LONG, lines, write_lines
 from tests.report_run import MODULES, SMALL, fabricate, shown
 
 MIB = 2**20
@@ -123,27 +121,17 @@ def test_an_older_run_says_what_it_lacks(fabricated, tmp_path, opened):
     assert page.get_attribute("[data-quantity=ratio] .number", "data-value") == "1"
 
 
-def test_a_tiny_run_opens_within_two_seconds(tmp_path, browser):
-    """60 steps of 8 x 64 completions, from navigation until the page answers: the best of three medians."""
-    run, medians = tmp_path / "tiny", []
+def test_a_page_opens_no_step_before_it_is_looked_at(tmp_path, browser):
+    """60 steps of 8 x 64 completions."""
+    run = tmp_path / "tiny"
     fabricate(run, "run.steps=60")
     report(run, run / "report.html")
-    for _ in range(3):
-        times = []
-        for _ in range(3):
-            page = browser.new_context(viewport={"width": 1280, "height": 600}, offline=True).new_page()
-            started = time.perf_counter()
-            page.goto((run / "report.html").as_uri(), wait_until="commit")
-            page.wait_for_selector("html[data-ready='1']", state="attached")
-            times.append(time.perf_counter() - started)
-            page.wait_for_selector("[data-chart=reward] .main-svg", timeout=120_000)
-            assert page.get_attribute("#tokens", "data-shown") is None  # no step is opened before it is looked at
-            page.context.close()
-        medians.append(statistics.median(times))
-        if medians[-1] <= 2:
-            break
-    print(f"ready after {medians[-1]:.2f} s")
-    assert min(medians) <= 2
+    page = browser.new_context(viewport={"width": 1280, "height": 600}, offline=True).new_page()
+    page.goto((run / "report.html").as_uri(), wait_until="commit")
+    page.wait_for_selector("html[data-ready='1']", state="attached")
+    page.wait_for_selector("[data-chart=reward] .main-svg", timeout=120_000)
+    assert page.get_attribute("#tokens", "data-shown") is None
+    page.context.close()
 
 
 def test_a_long_run_keeps_to_its_size(tmp_path, opened):
@@ -172,7 +160,7 @@ def test_a_real_run(toy, tmp_path, opened):
     """The command on a run of train.py's: each step's loss is found again, and the page shows a completion of it."""
     out = tmp_path / "report.html"
     done = subprocess.run([sys.executable, "-m", "grpo.report", str(toy[0]), "--out", str(out), "--steps", "1,20"],
-                          capture_output=True, text=True, check=False, timeout=300)
+                          capture_output=True, text=True, check=False, timeout=LONG)
     assert done.returncode == 0, done.stderr[-2000:]
     run = read_run(toy[0])
     for line in run.metrics:

@@ -18,7 +18,7 @@ from grpo.types import Problem, UserError
 from grpo.update import Updater
 from harness import checkpoint, rundir
 from harness.identity import Identity
-from tests.conftest import ROOT, TOY, group_of, run_train, tiny_config
+from tests.conftest import ROOT, TOY, group_of, lines, run_train, tiny_config
 from tests.kept_run import damage
 
 
@@ -110,7 +110,7 @@ def test_a_run_tells_the_chat_template_the_day_on_which_it_started(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     done = run_train(*small, "run.steps=2", "--resume", str(run))  # on a later day
     assert done.returncode == 0, done.stderr[-3000:]
-    line = json.loads((run / "rollouts" / "step-00002.jsonl").read_text().partition("\n")[0])
+    line = lines(run / "rollouts" / "step-00002.jsonl.gz")[0]
     assert line["prompt"].startswith("Today: 26 Jul 2024 00:00")
     assert "date: '2024-07-26'" in (run / "config.yaml").read_text()  # what adapter.ask goes by
 

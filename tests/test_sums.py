@@ -17,7 +17,7 @@ from examples import smollm2 as smollm2_command
 from examples.sums import HEAD, SHOTS, Sums, accuracy, carry, simulated_api, some_sums
 from grpo.types import Problem, UserError
 from harness.files import fault
-from tests.conftest import ROOT, lines, run_train
+from tests.conftest import LONG, ROOT, lines, run_train
 
 SMALL = ("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_sequences=32", "rollout.max_new_tokens=24",
          "task.train=64", "task.validation=4", "task.test=4", "run.steps=2", "checkpoint.every=1", "model.device=cpu",
@@ -36,8 +36,7 @@ def terms_of(problem: Problem) -> tuple[int, ...]:
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_two_steps_on_a_real_model(smollm2, tmp_path, dtype):
     run = tmp_path / "run"
-    done = run_train("configs/smollm2.yaml", *SMALL, f"model.path={smollm2}", f"model.dtype={dtype}", f"run.dir={run}",
-                     timeout=600)
+    done = run_train("configs/smollm2.yaml", *SMALL, f"model.path={smollm2}", f"model.dtype={dtype}", f"run.dir={run}")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "simulated API alone" in done.stdout
     metrics = lines(run / "metrics.jsonl")
@@ -92,7 +91,7 @@ def test_it_is_the_model_that_it_should_be(smollm2):
 
 def test_a_model_that_is_there_is_left_alone(smollm2):
     done = subprocess.run([sys.executable, "-m", "examples.smollm2", str(smollm2)], cwd=ROOT, capture_output=True, text=True,
-                          timeout=120, check=False)
+                          timeout=LONG, check=False)
     assert done.returncode == 2
     assert done.stderr == f"error: {smollm2} is there already; remove it to make it anew, or name another folder\n"
 

@@ -7,8 +7,11 @@ from types import SimpleNamespace
 import pytest
 
 from grpo.types import Problem, Reference, UserError
+from harness.evaluations import Evaluations
+from harness.metrics import rollout_metrics
 from harness.schema import validated
 from harness.tasks import TAKEN_KINDS, TAKEN_REFERENCES, check_task, load_class
+from tests.conftest import group_of
 
 TASK = """from __future__ import annotations
 from dataclasses import dataclass
@@ -120,9 +123,11 @@ def test_what_a_task_lacks_is_one_line(part, value, words):
         check_task(task, "tasks:Mine")
 
 
-def test_what_a_tasks_names_may_not_be_is_what_the_records_have(toy):
-    table = json.loads((toy[0] / "evaluation.json").read_text())
-    assert set(table) - {"api"} == set(TAKEN_REFERENCES)
-    metrics = json.loads((toy[0] / "metrics.jsonl").read_text().splitlines()[0])
-    records = {*table["steps"][0], *(key.removeprefix("reward/") for key in metrics if key.startswith("reward/"))}
-    assert records - {"custom", "standard"} == set(TAKEN_KINDS)
+def test_what_a_tasks_names_may_not_be_is_what_the_records_have(tmp_path):
+    found = Evaluations(tmp_path / "evaluation.json", {}, 0)
+    found.add("test", 0, {"overall": 0.5})
+    found.keep(0)
+    table = json.loads(found.path.read_text())
+    assert set(table) == set(TAKEN_REFERENCES)
+    rewards = [key.removeprefix("reward/") for key in rollout_metrics([group_of([1], [[2]])], []) if "reward/" in key]
+    assert {*table["steps"][0], *rewards} - {"custom"} == set(TAKEN_KINDS)

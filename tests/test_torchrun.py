@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from harness import checkpoint
-from tests.conftest import ROOT, TOY, lines, run_train
+from tests.conftest import LONG, ROOT, TOY, lines, run_train
 from tests.test_docs import RANKS
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -25,18 +25,15 @@ def start(log: Path, *arguments: str, restarts: int = 0) -> subprocess.Popen:
                                 stderr=output, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
-def kill_rank(launcher: subprocess.Popen, rank: int, folder: Path, after: int) -> float:
-    """kill -9 a rank once a step is recorded. Returns when."""
-    deadline = time.monotonic() + 200
+def kill_rank(launcher: subprocess.Popen, rank: int, folder: Path, after: int) -> None:
+    """kill -9 a rank once a step is recorded."""
     while steps_of(folder) < after:
         assert launcher.poll() is None
-        assert time.monotonic() < deadline
         time.sleep(0.05)
     workers = [p for p in psutil.Process(launcher.pid).children() if "train.py" in p.cmdline()]
     workers.sort(key=lambda p: int(p.environ()["RANK"]))
     assert len(workers) == 2
     workers[rank].send_signal(signal.SIGKILL)
-    return time.monotonic()
 
 
 def steps_of(folder: Path) -> int:
@@ -49,9 +46,8 @@ def lost(tmp_path_factory) -> tuple[Path, Path]:
     """A run of two ranks, the second of which is killed after four steps, and what was printed."""
     folder, log = tmp_path_factory.mktemp("ranks") / "run", tmp_path_factory.mktemp("ranks") / "log"
     launcher = start(log, f"run.dir={folder}", "run.steps=20")
-    killed = kill_rank(launcher, 1, folder, after=4)
-    assert launcher.wait(timeout=60) == 1, log.read_text()[-3000:]
-    assert time.monotonic() - killed < 60
+    kill_rank(launcher, 1, folder, after=4)
+    assert launcher.wait(timeout=LONG) == 1, log.read_text()[-3000:]  # not the half hour that ranks wait for each other
     return folder, log
 
 
@@ -92,7 +88,7 @@ def test_torchrun_restarts_and_the_run_goes_on_where_it_was(tmp_path):
     folder, log = tmp_path / "run", tmp_path / "log"
     launcher = start(log, f"run.dir={folder}", "run.steps=7", "checkpoint.every=2", "--resume", restarts=1)
     kill_rank(launcher, 0, folder, after=3)
-    assert launcher.wait(timeout=240) == 0, log.read_text()[-3000:]
+    assert launcher.wait(timeout=LONG) == 0, log.read_text()[-3000:]
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 8))
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert not (tmp_path / "run.1").exists()
@@ -105,7 +101,7 @@ def test_torchrun_restarts_and_the_run_goes_on_where_it_was(tmp_path):
 def test_what_stops_all_ranks_is_said_once(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "run"
     launcher = start(log, f"run.dir={folder}", "rollout.prompts_per_step=1")
-    assert launcher.wait(timeout=60) == 1
+    assert launcher.wait(timeout=LONG) == 1
     text = log.read_text()
     assert text.count("error: rollout.prompts_per_step = 1: 2 ranks need as many") == 1
     assert text.count("Traceback") == 1

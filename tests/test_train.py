@@ -8,7 +8,18 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GraniteConfig,
+    GraniteForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
+)
 
 from adapter.tokenizer import build_tokenizer
 from tests.conftest import ROOT, lines, run_train
@@ -58,7 +69,7 @@ def test_it_leaves_what_the_contract_names(toy):
     assert all(set(row) == {"step", "custom", "standard", "overall"}
                for split in ("steps", "validation") for row in evaluation[split])
     for place in (folder / "adapter", folder / "best" / f"step-{kept:05d}"):
-        assert {p.name for p in place.iterdir()} == {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
+        assert {p.name for p in place.iterdir()} >= {"adapter_config.json", "adapter_model.safetensors", "manifest.json"}
     assert {p.name for p in (folder / "checkpoints").iterdir()} == {"step-00016", "step-00020"}
     assert max(m["memory/peak_gib"] for m in metrics) < 6
     assert "trivial policy: always CORRECT: custom 0.0 %" in printed
@@ -88,6 +99,8 @@ def test_the_adapter_loads_in_peft_and_is_the_trained_one(toy):
     adapted = PeftModel.from_pretrained(model, toy[0] / "adapter")
     assert (adapted(ids).logits - base).abs().max() > 0.1
     step = json.loads((toy[0] / "evaluation.json").read_text())["kept"]
+    template, own = (folder / "chat_template.jinja" for folder in (toy[0] / "adapter", ROOT / "models" / "tiny"))
+    assert template.read_bytes() == own.read_bytes()
     saved, kept = (load_file(toy[0] / d / "adapter_model.safetensors") for d in ("adapter", f"best/step-{step:05d}"))
     assert saved.keys() == kept.keys()
     assert all(torch.equal(saved[name], kept[name]) for name in saved)
@@ -105,15 +118,17 @@ def random_model(kind: str, folder: Path) -> None:
     sizes = {"vocab_size": len(tokenizer), "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2,
              "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32, "max_position_embeddings": 256,
              "bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "initializer_range": 0.2}
-    model = (LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)) if kind == "llama"
-             else Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=True)))
+    model = {"llama": lambda: LlamaForCausalLM(LlamaConfig(**sizes, tie_word_embeddings=False)),
+             "qwen3": lambda: Qwen3ForCausalLM(Qwen3Config(**sizes, tie_word_embeddings=True)),
+             "granite": lambda: GraniteForCausalLM(GraniteConfig(**sizes, logits_scaling=8.0)),
+             "smollm3": lambda: SmolLM3ForCausalLM(SmolLM3Config(**sizes, pad_token_id=0))}[kind]()  # vLLM has no own code
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
 @pytest.mark.parametrize(("kind", "extra"), [
     ("llama", ["model.dtype=bfloat16", "algorithm.beta=0.1"]),
-    ("qwen3", ["rollout.temperature=0.7", "lora.targets=[q_proj,v_proj,down_proj]"])])
+    ("qwen3", ["rollout.temperature=0.7", "lora.targets=[q_proj,v_proj,down_proj]"]), ("granite", []), ("smollm3", [])])
 def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
     random_model(kind, tmp_path / "model")
     config = tmp_path / "config.yaml"
@@ -127,6 +142,7 @@ def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
     assert all(m["tokens/trained"] > 0 and m["policy/grad_norm"] > 0 and "reward/word" in m for m in metrics)
     assert ("policy/kl_ref" in metrics[1]) == (kind == "llama")
     assert "the empty answer" in done.stdout
+    assert "stop tokens: <|im_end|> (2)" in done.stdout
     moved = load_file(tmp_path / "run" / "checkpoints" / "step-00002" / "adapter_model.safetensors")
     assert all(t.abs().max() > 0 for name, t in moved.items() if "lora_B" in name)
     line = lines(tmp_path / "run" / "rollouts" / "step-00001.jsonl.gz")[0]

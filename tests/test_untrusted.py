@@ -1,8 +1,7 @@
-"""Configs and model directories from strangers: no code of theirs runs, one line says why, at once and in little memory."""
+"""Configs and model directories from strangers: no code of theirs runs, one line says why, in little memory."""
 
 import json
 import shutil
-import time
 import tracemalloc
 import webbrowser
 from pathlib import Path
@@ -44,12 +43,11 @@ def complaint(capsys, tmp_path, monkeypatch):
 
     def run(text: str, *arguments: str) -> str:
         config.write_text(text)
-        before, started = set(tmp_path.rglob("*")), time.monotonic()
+        before = set(tmp_path.rglob("*"))
         tracemalloc.start()
         assert train.main([str(config), *arguments]) == 2
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert time.monotonic() - started < 10
         assert peak < 100 * 2**20
         out = capsys.readouterr()
         assert out.out == ""

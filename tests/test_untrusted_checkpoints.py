@@ -5,13 +5,12 @@ import os
 import resource
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grpo.types import Problem, UserError
+from grpo.types import UserError
 from grpo.update import Updater
 from harness import checkpoint
 from harness.files import sha256
@@ -226,25 +225,3 @@ def test_every_other_setting_is_named_and_only_what_is_allowed_goes_through(stol
     assert said.isprintable()
     assert said.endswith("add " + " ".join(f"--allow-change {key}" for key in refuses))
     assert ("optim.lr is 1.0 here and 0.002 in the checkpoint" in said) == ("optim.lr" in refuses)
-
-
-def test_what_a_data_set_is():
-    class Thing:
-        """An object without a repr of its own."""
-
-    def identity(messages=({"role": "user", "content": "1"},), kind="custom", name="q", data=3, test=(), validation=(),
-                 tokens=((1, 2), (3,))) -> Identity:
-        train = [Problem(name, kind, messages, data)]
-        return Identity.of(SimpleNamespace(train=train, validation=list(validation), test=list(test)), tokens)
-
-    assert (same := identity()) == identity()
-    assert same.base is None
-    assert same.data["test"] == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # of no bytes
-    others = [identity(messages=({"role": "user", "content": "2"},)),
-              identity(messages=({"role": "system", "content": "1"},)), identity(kind="standard"), identity(name="r"),
-              identity(data=4), identity(data="3")]
-    assert len({other.data["train"] for other in [same, *others]}) == 7
-    assert identity(data=Thing()) == identity(data=Thing())
-    problems = [Problem(str(i), "custom", ()) for i in range(2)]
-    assert identity(test=problems) != identity(test=reversed(problems))
-    assert identity(validation=problems).data == same.data | {"validation": identity(test=problems).data["test"]}

@@ -18,7 +18,8 @@ from grpo.compare.table import table
 from grpo.compare.variants import cosines, measure, move, sampled_logps, variant
 from grpo.presets import PRESETS
 from grpo.types import Aborted, UserError
-from harness.files import at_home, writable, write_text
+from harness.files import at_home, printable, writable, write_text
+from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:
@@ -40,10 +41,10 @@ def main(arguments: list[str]) -> int:
             folder.mkdir(exist_ok=True)
             write_text(folder / f"step-{batch.step:05d}.json", json.dumps(comparison, indent=1) + "\n")
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     except Aborted as error:
-        print(f"stopped: {error}", file=sys.stderr)
+        print(f"stopped: {printable(error)}", file=sys.stderr)
         return 1
     print(f"step {batch.step}, {len(batch.groups)} groups, after {options.updates} update(s); weights, KL included, are "
           "times T: 1 is an advantage of 1 in a mean over all tokens; cosine of the LoRA's gradient with the run's own")
@@ -70,4 +71,5 @@ def compare(batch: Batch, variants: list[str], updates: int) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
+    print_utf8()
     sys.exit(main(sys.argv[1:]))

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from grpo.types import UserError
-from harness.files import at_home, writable, write_text
+from harness.files import at_home, printable, writable, write_text
+from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:
@@ -25,7 +26,7 @@ def main(arguments: list[str]) -> int:
     try:
         print(report(options.run, options.out or options.run / "report.html", options.steps))
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -46,4 +47,5 @@ def report(folder: Path, out: Path, steps: str | None = None) -> str:
 
 
 if __name__ == "__main__":
+    print_utf8()
     sys.exit(main(sys.argv[1:]))

@@ -61,14 +61,14 @@ def page(run: Run, wanted: str | None = None, budget: int = BUDGET) -> str:
 
 
 def _filled(title: str, blocks: dict[str, Any], packed: dict[str, str]) -> str:
-    script = "\n".join((HERE / name).read_text() for name in SCRIPTS)
+    script = "\n".join((HERE / name).read_text(encoding="utf-8") for name in SCRIPTS)
     parts = {
-        "title": html.escape(title), "css": (HERE / "page.css").read_text(), "script": script,
+        "title": html.escape(title), "css": (HERE / "page.css").read_text(encoding="utf-8"), "script": script,
         "policy": " ".join(f"'sha256-{_digest(text)}'" for text in (script, get_plotlyjs())),
         "data": "\n".join([
             *(f'<script type="application/json" id="data-{name}">{_json(block)}</script>' for name, block in blocks.items()),
             *(f'<script type="text/plain" id="data-{name}">{text}</script>' for name, text in packed.items())])}
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (HERE / "page.html").read_text())
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], (HERE / "page.html").read_text(encoding="utf-8"))
 
 
 def _digest(script: str) -> str:
