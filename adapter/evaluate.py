@@ -30,6 +30,7 @@ which step. The API's answers are those it gave for the run. Accuracy is greedy,
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -167,10 +168,11 @@ def write(found: Evaluated, printed: str) -> Path:
             (new / "completions.jsonl").write_text(report.completion_lines(found.outcomes), encoding="utf-8")
             draw(found, new)
             if final.exists():
-                final.rename(Path(place) / "earlier")
+                shutil.move(final, Path(place) / "earlier")  # where an image holds it, no rename goes
             new.rename(final)
     except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{final}: cannot be written ({error.strerror}); make room in the run's folder, or evaluate a "
+                        "copy of it") from None
     return final
 
 

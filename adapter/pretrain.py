@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
@@ -27,6 +26,7 @@ from yaml import YAMLError
 from adapter.curriculum import IGNORE, Recipe, corpus, make_samples
 from adapter.pretrain_figures import measure
 from adapter.tokenizer import build_tokenizer
+from harness.files import at_home
 from harness.streams import outlast_readers
 
 
@@ -118,7 +118,7 @@ def train(
 
 def main(recipe: Recipe) -> None:
     """Build, train, measure, and write model, tokenizer and figures to `recipe.out`."""
-    out, device = Path(recipe.out), "cuda" if torch.cuda.is_available() else "cpu"
+    out, device = at_home(recipe.out), "cuda" if torch.cuda.is_available() else "cpu"
     started = time.monotonic()
     tokenizer = build_tokenizer(corpus(recipe), recipe.digits)
     model = build_model(recipe, tokenizer).to(device)

@@ -8,7 +8,7 @@ from adapter.ask import Chain, read_lines
 from adapter.settings import Settings
 from grpo.config import load
 from grpo.types import UserError
-from harness.files import at_home
+from harness.files import at_home, read_object
 from harness.schema import read_config, validated
 from harness.tasks import load_class
 from symbols.expression import GREEK
@@ -43,5 +43,5 @@ def test_a_byte_order_mark_and_blank_lines_are_no_expressions(tmp_path):
         list(read_lines(io.BytesIO(b"1 + 1\n\n3 % 4\n"), "f", GREEK))
     with pytest.raises(UserError, match="f: line 2: "):
         list(read_lines(io.BytesIO("1 + 1\n\ufeff3 + 4\n".encode()), "f", GREEK))
-    (tmp_path / "c.yaml").write_text("\ufeffrun: {steps: 7}\n")
-    assert read_config(tmp_path / "c.yaml") == {"run": {"steps": 7}}
+    (tmp_path / "marked").write_text('\ufeff{"steps": 7}\n')
+    assert read_object(tmp_path / "marked") == read_config(tmp_path / "marked") == {"steps": 7}

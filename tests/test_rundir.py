@@ -12,6 +12,7 @@ import pytest
 import train
 from grpo.types import UserError
 from harness import rundir
+from harness.files import writable
 from tests.conftest import ROOT, tiny_config
 
 CONFIG = tiny_config().dump()
@@ -48,6 +49,12 @@ def test_an_earlier_run_that_cannot_be_renamed_is_one_line(run, monkeypatch, num
         assert f"run.dir = {run}: the earlier run there cannot be renamed ({os.strerror(number)})" in str(caught.value)
         step(run, True)
     assert (run / "metrics.jsonl").read_text() == "precious\n"
+
+
+def test_no_rename_of_a_runs_parts_is_a_traceback(tmp_path):
+    for number in (errno.EBUSY, errno.EXDEV):
+        with pytest.raises(UserError, match="cannot be written"), writable(tmp_path, "make room"):
+            raise OSError(number, os.strerror(number))
 
 
 def test_a_mount_point_is_refused_at_once(tmp_path):
