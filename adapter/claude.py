@@ -26,6 +26,7 @@ from adapter.parse import parse_number
 from adapter.prices import estimate
 from adapter.upstream import NONE, Question, UpstreamAnswer
 from grpo.types import UserError
+from harness.files import brief
 
 if TYPE_CHECKING:
     import anthropic
@@ -144,7 +145,8 @@ class ClaudeUpstream:
         common = {"timeout": self.timeout_s, "max_retries": 5,
                   "http_client": anthropic.DefaultAsyncHttpxClient(event_hooks={"response": [_cap_wait]})}
         if self.provider == "anthropic":
-            return anthropic.AsyncAnthropic(api_key=os.environ["ANTHROPIC_API_KEY"].strip(), **common)
+            return anthropic.AsyncAnthropic(api_key=os.environ["ANTHROPIC_API_KEY"].strip(),
+                                            base_url=root_of(os.environ.get("ANTHROPIC_BASE_URL", "")) or None, **common)
         import google.auth
 
         try:
@@ -194,12 +196,24 @@ class ClaudeUpstream:
 def missing(provider: str) -> list[str]:
     """What this machine lacks to ask, in words."""
     if provider == "anthropic":
-        return [] if os.environ.get("ANTHROPIC_API_KEY", "").strip() else ["an API key (ANTHROPIC_API_KEY)"]
+        key, address = os.environ.get("ANTHROPIC_API_KEY", "").strip(), os.environ.get("ANTHROPIC_BASE_URL")
+        lacking = [] if key else ["an API key (ANTHROPIC_API_KEY)"]
+        if not re.fullmatch(r"[!-~]*", key):
+            lacking.append("an API key that can be sent (ANTHROPIC_API_KEY holds a space, a line end or a character that is "
+                           "not ASCII: copy it anew)")
+        if address and not re.match(r"https?://[^/]", address.strip()):
+            lacking.append(f"an address with a protocol (ANTHROPIC_BASE_URL = {brief(address)}: expected https://HOST)")
+        return lacking
     lacking = [f"{what} ({name})" for name, what in (("GOOGLE_CLOUD_PROJECT", "a Google Cloud project"),
                                                      ("GOOGLE_CLOUD_REGION", "its region")) if not os.environ.get(name)]
     if not google_errors():
         lacking.append("the package google-auth (pip install -r requirements/vertex.txt)")
     return lacking
+
+
+def root_of(address: str) -> str:
+    """A server's address as Anthropic's package takes it, which adds /v1/messages: other clients want a part of that."""
+    return re.sub(r"(/v1(/messages)?)?/*$", "", address.strip())
 
 
 def number_in(text: str) -> str:

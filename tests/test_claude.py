@@ -70,7 +70,7 @@ def test_reading_goes_on_where_it_ended(server, claude):
 
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("ANTHROPIC_BASE_URL", "http://127.0.0.1:abc", "Invalid port"),
-    ("ANTHROPIC_BASE_URL", "127.0.0.1", "protocol"),
+    ("ANTHROPIC_BASE_URL", "127.0.0.1", "missing here: an address with a protocol"), ("ANTHROPIC_BASE_URL", " ", "protocol"),
     ("ANTHROPIC_API_KEY", "  ", "missing here: an API key")])
 def test_an_address_or_key_that_is_none_is_one_line(server, claude, monkeypatch, name, value, words):
     monkeypatch.setenv(name, value)
@@ -81,6 +81,12 @@ def test_an_address_or_key_that_is_none_is_one_line(server, claude, monkeypatch,
 
 def test_a_key_with_a_line_end_is_a_key(server, claude, monkeypatch):
     monkeypatch.setenv("ANTHROPIC_API_KEY", f" {KEY}\n")
+    assert texts(claude, questions(1)) == expected(questions(1))
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/messages"])
+def test_an_address_may_end_as_other_clients_want_it(server, claude, monkeypatch, path):
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f" {server.url}{path} ")
     assert texts(claude, questions(1)) == expected(questions(1))
 
 

@@ -2,7 +2,11 @@
 
 import json
 
-from tests.claude import KEY
+import pytest
+
+from adapter.faults import without_keys
+from grpo.types import UserError
+from tests.claude import KEY, questions
 from tests.conftest import run_train
 
 
@@ -21,3 +25,20 @@ def test_a_run_behind_a_real_api_writes_its_key_nowhere(server, tmp_path):
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
     assert KEY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("inside", ["\n", " ", "\u028b"])
+def test_a_key_that_cannot_be_sent_is_one_line_without_it(server, claude, monkeypatch, inside):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f"{KEY}{inside}{KEY}")
+    with pytest.raises(UserError, match="ANTHROPIC_API_KEY holds a space, a line end") as caught:
+        claude.answers(questions(1))
+    assert KEY not in str(caught.value)
+    assert not server.asked
+    assert not claude.store.exists()
+
+
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+def test_a_key_is_cut_out_as_python_quotes_it_too(monkeypatch, name):
+    monkeypatch.setenv(name, "first half\nsecond half")
+    assert without_keys(f"Illegal header value {b'Bearer first half' + bytes([10]) + b'second half'}") == (
+        f"Illegal header value b'Bearer [{name}]'")
