@@ -13,6 +13,10 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, Pretrained
 
 from grpo.config import Model
 from grpo.types import Problem, Prompt, UserError
+from harness.files import brief
+
+# what a chat template computes may fail as Python does: {{ 1 // 0 }}
+TEMPLATE_ERRORS = (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class Chat:
@@ -43,23 +47,35 @@ class Chat:
         return self._config.get_text_config().max_position_embeddings
 
     @cached_property
+    def vocabulary(self) -> int:
+        """How many tokens the model has embeddings for."""
+        return self._config.get_text_config().vocab_size
+
+    @cached_property
     def _config(self) -> PretrainedConfig:
         with read_from(self.path, "configuration"):
             return AutoConfig.from_pretrained(self.path, trust_remote_code=False)
 
     def encode(self, problem: Problem) -> Prompt:
-        """The prompt, as the model's chat template renders the messages: thinking off, on `date`, draws fixed by them."""
+        """The prompt, as the model's chat template renders the messages: thinking off, on `date`, draws fixed by them.
+
+        Raises UserError where the template fails, or makes no token, or one that the model does not have.
+        """
         before = random.getstate()
         random.seed(repr(problem.messages))  # Jinja's `random` and `lipsum` draw from Python's own generator
         try:
             ids = tuple(self.tokenizer.apply_chat_template(
                 list(problem.messages), add_generation_prompt=True, enable_thinking=False, tokenize=True, return_dict=False,
                 strftime_now=self.date.strftime))
-        except TemplateError as error:
-            raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({error}); "
+        except TEMPLATE_ERRORS as error:
+            raise UserError(f"model.path = {self.path}: its chat template refuses {problem.name} ({brief(error)}); "
                             "give another model, or other messages") from None
         finally:
             random.setstate(before)
+        if not ids or max(ids) >= self.vocabulary:
+            made = f"token {max(ids)}" if ids else "no token"
+            raise UserError(f"model.path = {self.path}: its tokenizer makes {made} of {problem.name}, and the model reads 0 "
+                            f"to {self.vocabulary - 1}; give it the tokenizer and the chat template that are its own")
         return Prompt(problem, ids, self.tokenizer.decode(ids))
 
     def decode(self, token_ids: tuple[int, ...]) -> str:

@@ -17,6 +17,8 @@ import warnings
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: keeps the engine in this process
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ["VLLM_USE_MODELSCOPE"] = "0"  # model.path is a directory or in Hugging Face's cache: ModelScope is not asked
+os.environ.pop("VLLM_PORT", None)  # Kubernetes writes an address there if a service is named vllm; this engine needs none
 warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns that a CPU has no Triton
 
@@ -39,6 +41,7 @@ from harness.engine_faults import why_not
 from harness.identity import fingerprint
 from harness.parity import SyncError
 from speed.engine import (
+    check_environment,
     served_rank,
     settings,
     start_lightly,
@@ -64,13 +67,15 @@ class Sampler:
     def __init__(self, chat: Chat, config: Config, context: int):
         """Start vLLM on the base of `chat`, for prompts with completions of up to `context` tokens. `serve` gives it a LoRA.
 
-        Raises UserError where the installed vLLM is not for the device, or does not find the memory.
+        Raises UserError where the installed vLLM is not for the device, or does not find the memory, or where a variable of
+        the environment is none that it can follow.
         """
         if current_platform.device_type != chat.device.type:
             raise UserError(f"model.device: the policy is on the {chat.device.type}, and the installed vLLM is for "
                             f"{current_platform.device_type or 'no device found here'}; run `make setup` on this machine")
         self._chat, self._rollout = chat, config.rollout
         on_gpu = chat.device.type == "cuda"
+        check_environment(on_gpu)
         start_lightly()
         if on_gpu:
             two_products_a_layer_gpu()

@@ -13,6 +13,8 @@ from tests.conftest import tiny_config
     (ValueError("No available memory for the cache blocks"), False, ["lower rollout.cpu_kv_cache_gib (now"]),
     (AssertionError("Error in memory profiling. Initial free memory 76.97 GiB, current free memory 77.9 GiB."), True,
      ["another process gave memory", "start again"]),
+    (RuntimeError("[enforce fail at /x/gloo/transport/tcp/device.cc:84] ifa != nullptr. Unable to find address for: eth9"),
+     False, ["no network interface", "Unable to find address for: eth9", "unset GLOO_SOCKET_IFNAME"]),
     (RuntimeError("Cannot find any model weights with `there`"), False, ["model.path = there: no causal language model"]),
     (SafetensorError("invalid header"), False, ["model.path = there: weights that cannot be read (invalid header)"]),
 ])
