@@ -16,6 +16,8 @@ def why_not(error: Exception, model: str, config: "Config", on_gpu: bool) -> Use
     said, rollout = " ".join(str(error).split()), config.rollout
     if isinstance(error, SafetensorError):
         return UserError(f"model.path = {model}: weights that cannot be read ({error}); copy them anew")
+    if "Cannot find any model weights" in said and set(model) & set("*?["):
+        return UserError(f"model.path = {model}: vLLM takes *, ? and [ in a path for a pattern; rename the directory")
     if "Cannot find any model weights" in said:
         return UserError(f"model.path = {model}: no causal language model there (no weights in safetensors); give a Hugging "
                          "Face model directory, such as models/tiny")

@@ -12,8 +12,8 @@ from speed.ranks import ALONE, PATIENCE, Joined, Ranks, lost
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
              "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
-NEEDED = ("RANK", "MASTER_ADDR", "MASTER_PORT")  # where there are several ranks
 NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_MAX_RESTARTS")
+CURE = "start several processes with torchrun; for one alone unset WORLD_SIZE"
 
 
 def join() -> Ranks:
@@ -25,7 +25,7 @@ def join() -> Ranks:
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
-    _check_variables(os.environ["WORLD_SIZE"])
+    _check_numbers()
     import torch
 
     if torch.cuda.is_initialized():
@@ -36,6 +36,8 @@ def join() -> Ranks:
 
         try:
             store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        except ValueError as error:  # one that is not set
+            raise UserError(f"WORLD_SIZE = {os.environ['WORLD_SIZE']} in the environment: {error}; {CURE}") from None
         except RuntimeError as error:
             raise lost(error) from None
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # it remembers the attempt before
@@ -53,15 +55,11 @@ def join() -> Ranks:
     return Ranks(restarts)
 
 
-def _check_variables(size: str) -> None:
-    """Clusters and shells set some of them too, which is no word of torchrun's."""
-    cure = "start several processes with torchrun; for one alone unset WORLD_SIZE"
+def _check_numbers() -> None:
+    """Clusters and shells set some of them too."""
     for name in NUMBERS:
         if not (value := os.environ.get(name, "0")).isdecimal():
-            raise UserError(f"{name} = {value[:40]!r} in the environment: expected a number; {cure}")
-    for name in NEEDED:
-        if int(size) > 1 and not os.environ.get(name):
-            raise UserError(f"WORLD_SIZE = {size} in the environment, and no {name}; {cure}")
+            raise UserError(f"{name} = {value[:40]!r} in the environment: expected a number; {CURE}")
 
 
 def _gpus() -> list[str]:

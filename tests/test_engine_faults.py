@@ -25,5 +25,10 @@ def test_a_known_complaint_says_what_to_change(error, on_gpu, words):
         assert word in said
 
 
+def test_a_path_that_vllm_takes_for_a_pattern_is_named():
+    said = str(why_not(RuntimeError("Cannot find any model weights with `m[1]`"), "m[1]", tiny_config(), False))
+    assert said == "model.path = m[1]: vLLM takes *, ? and [ in a path for a pattern; rename the directory"
+
+
 def test_an_unknown_complaint_is_not_reworded():
     assert why_not(AssertionError("something else"), "there", tiny_config(), True) is None
