@@ -26,6 +26,7 @@ from adapter.parse import parse_number
 from adapter.prices import estimate
 from adapter.upstream import NONE, Question, UpstreamAnswer
 from grpo.types import UserError
+from harness.files import brief
 
 if TYPE_CHECKING:
     import anthropic
@@ -150,7 +151,8 @@ class ClaudeUpstream:
                             "SSL_CERT_DIR") from None
         common = {"timeout": self.timeout_s, "max_retries": 5, "http_client": http_client}
         if self.provider == "anthropic":
-            return anthropic.AsyncAnthropic(**_credential(), **common)
+            return anthropic.AsyncAnthropic(**_credential(), **common,
+                                            base_url=root_of(os.environ.get("ANTHROPIC_BASE_URL", "")) or None)
         import google.auth
 
         try:
@@ -200,7 +202,14 @@ class ClaudeUpstream:
 def missing(provider: str) -> list[str]:
     """What this machine lacks to ask, in words."""
     if provider == "anthropic":
-        return [] if _credential() else ["an API key (ANTHROPIC_API_KEY), or a token (ANTHROPIC_AUTH_TOKEN)"]
+        secret, address = "".join(_credential().values()), os.environ.get("ANTHROPIC_BASE_URL")
+        lacking = [] if secret else ["an API key (ANTHROPIC_API_KEY), or a token (ANTHROPIC_AUTH_TOKEN)"]
+        if not re.fullmatch(r"[!-~]*", secret):
+            lacking.append("an API key that can be sent (ANTHROPIC_API_KEY or ANTHROPIC_AUTH_TOKEN holds a space, line end "
+                           "or character that is not ASCII: copy it anew)")
+        if address and not re.match(r"https?://[^/]", address.strip()):
+            lacking.append(f"an address with a protocol (ANTHROPIC_BASE_URL = {brief(address)}: expected https://HOST)")
+        return lacking
     lacking = [f"{what} ({name})" for name, what in (("GOOGLE_CLOUD_PROJECT", "a Google Cloud project"),
                                                      ("GOOGLE_CLOUD_REGION", "its region")) if not os.environ.get(name)]
     if not google_errors():
@@ -213,6 +222,11 @@ def _credential() -> dict[str, str]:
     names = {"api_key": "ANTHROPIC_API_KEY", "auth_token": "ANTHROPIC_AUTH_TOKEN"}
     found = {argument: value for argument, name in names.items() if (value := os.environ.get(name, "").strip())}
     return dict([*found.items()][:1])
+
+
+def root_of(address: str) -> str:
+    """A server's address as Anthropic's package takes it, which adds /v1/messages: other clients want a part of that."""
+    return re.sub(r"(/v1(/messages)?)?/*$", "", address.strip())
 
 
 def number_in(text: str) -> str:

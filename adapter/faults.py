@@ -36,8 +36,11 @@ def scrubbed(text: str) -> str:
 
 
 def without_keys(text: str) -> str:
-    """A server's words, credentials replaced by their names. A text of under 8 characters is none, such as `none`."""
+    """A server's words, credentials replaced by their names. A text of under 8 characters is none, such as `none`.
+
+    An HTTP client that refuses a header quotes it as Python writes it: a line end is \\n there.
+    """
     for name in ("ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"):
         if len(secret := os.environ.get(name, "").strip()) >= 8:
-            text = text.replace(secret, f"[{name}]")
+            text = text.replace(secret, f"[{name}]").replace(repr(secret)[1:-1], f"[{name}]")
     return text

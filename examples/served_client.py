@@ -5,6 +5,8 @@ import sys
 
 import anthropic
 
+from adapter.claude import root_of
+from adapter.faults import in_words
 from adapter.prompt import PromptText
 from adapter.reward import resolve
 from harness.streams import print_utf8, typed
@@ -18,14 +20,18 @@ class ServedAdapter:
     """
 
     def __init__(self, url: str, name: str = "adapter", condition: str = "vague", max_tokens: int = 96):
-        self._client = anthropic.Anthropic(base_url=url, api_key=os.environ.get("VLLM_API_KEY", "none"))
+        self._client = anthropic.Anthropic(base_url=root_of(url), api_key=os.environ.get("VLLM_API_KEY", "none"))
         self._name, self._prompt, self._max_tokens = name, PromptText(condition, GREEK), max_tokens
 
     def correct(self, expression: str, api_answer: str) -> str | None:
-        """The final answer, given the API's (a number, or "none"); None where the adapter gives none."""
+        """The final answer, given the API's (a number, or "none"); None where the adapter gives none.
+
+        Raises anthropic.AnthropicError where the server cannot be asked.
+        """
         reply = self._client.messages.create(model=self._name, max_tokens=self._max_tokens,
                                              messages=self._prompt.messages(expression, api_answer))
-        answer = resolve(self._prompt.answer_in(reply.content[0].text), api_answer)
+        text = "".join(block.text for block in reply.content if block.type == "text")  # beside it, thoughts
+        answer = resolve(self._prompt.answer_in(text), api_answer)
         return None if answer is None else str(answer)
 
 
@@ -33,4 +39,8 @@ if __name__ == "__main__":
     print_utf8()
     if len(sys.argv) != 3:
         sys.exit(__doc__)
-    print(ServedAdapter(os.environ.get("VLLM_URL", "http://127.0.0.1:8000")).correct(*map(typed, sys.argv[1:])))
+    url = os.environ.get("VLLM_URL", "http://127.0.0.1:8000")
+    try:
+        print(ServedAdapter(url).correct(*map(typed, sys.argv[1:])))
+    except anthropic.AnthropicError as error:
+        sys.exit(f"error: VLLM_URL = {url}: {in_words(error)}; start vLLM's server there (docs/serving.md)")

@@ -43,12 +43,17 @@ class Policy(Chat):
         """Take the base, and start a LoRA with A random and B = 0: a policy equal to the base.
 
         The base is read from `model.path`, unless `engine` holds it on this device already, in a layout that can be shared.
-        Raises UserError where the directory holds no causal LM, or has no layer of the target names.
+        Raises UserError where the directory holds no causal LM, or has no layer of the target names, or a weight is not
+        finite.
         """
         super().__init__(model, device)
         base, self.shares_base, self.held = self._base(engine)
         base.requires_grad_(False)
         self.logit_scale = _check(base, model, lora)
+        for name, weight in base.named_parameters():
+            if not weight.sum(dtype=torch.float32).isfinite():  # which takes no memory, and has NaN where a weight has
+                raise UserError(f"model.path = {model.path}: {name} holds a number that is not finite; copy the model anew, "
+                                "or give another")
         torch.manual_seed(seed)
         self.settings = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.targets),
                                    lora_dropout=0.0, bias="none", task_type="CAUSAL_LM")

@@ -11,7 +11,8 @@ import torch
 from grpo.advantage import ADVANTAGES, overlong_penalty
 from grpo.config import Config
 from grpo.policy import Policy
-from grpo.types import Completion, Group, NonFiniteError, Prompt, Sample, Task
+from grpo.types import Completion, Group, NonFiniteError, Prompt, Sample, Score, Task, UserError
+from harness.files import brief
 from speed.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
@@ -96,9 +97,13 @@ def step_groups(
 
 
 def scored(task: Task, policy: Policy, prompt: Prompt, sample: Sample) -> Completion:
-    """A sample with its text and the task's verdict on it."""
+    """A sample with its text and the task's verdict on it. Raises UserError where that is no Score."""
     text = policy.decode(sample.token_ids)
-    return Completion(sample, text, task.score(prompt.problem, text))
+    score = task.score(prompt.problem, text)
+    if not isinstance(score, Score):
+        raise UserError(f"{type(task).__name__}.score of {prompt.problem.name} returned {brief(repr(score))}; "
+                        "expected a grpo.types.Score, such as Score(1.0)")
+    return Completion(sample, text, score)
 
 
 def rewards(groups: Sequence[Group]) -> torch.Tensor:

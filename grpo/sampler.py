@@ -18,6 +18,8 @@ import warnings
 
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # read at import: keeps the engine in this process
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ["VLLM_USE_MODELSCOPE"] = "0"  # model.path is a directory or in Hugging Face's cache: ModelScope is not asked
+os.environ.pop("VLLM_PORT", None)  # Kubernetes writes an address there if a service is named vllm; this engine needs none
 warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns that a CPU has no Triton
 
@@ -67,7 +69,7 @@ class Sampler:
     def __init__(self, chat: Chat, config: Config, context: int):
         """Start vLLM on the base of `chat`, for prompts with completions of up to `context` tokens. `serve` gives it a LoRA.
 
-        Raises UserError where the installed vLLM is not for the device, or does not find the memory.
+        Raises UserError where vLLM is not for the device or does not find the memory, or as `check_environment` does.
         """
         if current_platform.device_type != chat.device.type:
             raise UserError(f"model.device: the policy is on the {chat.device.type}, and the installed vLLM is for "

@@ -6,14 +6,13 @@ A new best one is written whole before the one before it is deleted. That stays 
 older than the new one: for a checkpoint of step c, the newest LoRA of a step <= c is the best one that a resume knows.
 """
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from harness.evaluations import Row, best_of
-from harness.files import fault, new_directory, set_aside, steps_in
+from harness.files import fault, new_directory, remove, set_aside, steps_in
 
 FOLDER, FILES = "best", {SETTINGS, WEIGHTS}
 
@@ -33,7 +32,7 @@ class Best:
         """
         for step, path in steps_in(self.folder).items():
             if step > done:
-                shutil.rmtree(path)
+                remove(path)
         overall = {row["step"]: row["overall"] for row in validation}
         if (wrong := self._find(overall)) is None:
             return []
@@ -73,7 +72,7 @@ class Best:
         needed = {max((step for step in found if step <= done), default=None) for done in steps_in(self.checkpoints)}
         for step, path in found.items():
             if step not in needed and (self.at is None or step != self.at[0]):
-                shutil.rmtree(path)
+                remove(path)
 
     def chosen(self, done: int) -> int:
         """The step whose LoRA is kept, after step `done`."""

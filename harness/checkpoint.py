@@ -7,7 +7,6 @@ the frozen base, and versions. Nothing in a checkpoint is code: safetensors and 
 """
 
 import json
-import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -22,7 +21,7 @@ from grpo.config import Config
 from grpo.policy import SETTINGS, WEIGHTS, Policy
 from grpo.types import UserError
 from grpo.update import Updater, learning_rate
-from harness.files import brief, fault, new_directory, read_object, set_aside, steps_in
+from harness.files import brief, fault, new_directory, read_object, remove, set_aside, steps_in
 from harness.identity import Identity, versions
 from harness.rundir import check_unchanged
 
@@ -51,7 +50,7 @@ def save(folder: Path, step: int, policy: Policy, updater: Updater, identity: Id
     whole = 1  # the one just written
     for path in list(reversed(steps_in(folder).values()))[1:]:
         if whole == config.checkpoint.keep:
-            shutil.rmtree(path)
+            remove(path)
         elif fault(path, FILES):
             aside[path] = set_aside(path)
         else:

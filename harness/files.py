@@ -25,7 +25,7 @@ MANIFEST = "manifest.json"
 LONGEST_LINE = 16 * 2**20  # bytes of a record; a completion of 10,000 tokens has under 1 MB
 MOST = 8 * 2**20  # bytes of a file that is read whole; the largest of ours, a long run's evaluations, has under 1 MB
 NOT_WRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
-                errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV}
+                errno.ENAMETOOLONG, errno.ELOOP, errno.EBUSY, errno.EXDEV, errno.ESTALE, errno.ENOTCONN, errno.ETIMEDOUT}
 
 
 def at_home(name: str) -> Path:
@@ -123,7 +123,7 @@ def new_directory(final: Path) -> Iterator[Path]:
     try:
         for left_by_a_kill in final.parent.glob(f".{final.name.partition('-')[0]}*.part"):  # another step's too
             if left_by_a_kill.is_dir():
-                shutil.rmtree(left_by_a_kill)
+                shutil.rmtree(left_by_a_kill, ignore_errors=True)
             else:
                 left_by_a_kill.unlink()
         part.mkdir(parents=True)
@@ -132,11 +132,18 @@ def new_directory(final: Path) -> Iterator[Path]:
         (part / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
         for path in [*part.iterdir(), part]:
             flush(path)
-        shutil.rmtree(final, ignore_errors=True)
+        if final.exists():
+            remove(final)
         part.rename(final)
         flush(final.parent)
     finally:
         shutil.rmtree(part, ignore_errors=True)
+
+
+def remove(folder: Path) -> None:
+    """Delete a folder. It loses its name first: on NFS a file that somebody has open lingers in it, until a later save."""
+    numbered = (folder.with_name(f".{folder.name}.{n}.part") for n in range(10**6))
+    shutil.rmtree(folder.rename(next(path for path in numbered if not path.exists())), ignore_errors=True)
 
 
 def steps_in(folder: Path) -> dict[int, Path]:
@@ -178,10 +185,13 @@ def sha256(path: Path) -> str:
 
 
 def flush(path: Path) -> None:
-    """Return when the file or directory is on the disk itself."""
+    """Return when the file or directory is on the disk itself. Some network disks do not flush directories, and say so."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

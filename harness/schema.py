@@ -134,9 +134,11 @@ def _explain(model: type[BaseModel], error: dict[str, Any], prefix: str) -> str:
 
 
 def _example(field: FieldInfo | None) -> Any:
-    """A value that a field takes: its example, or its default where that is a plain one."""
+    """A value that a field takes, as on the command line: its example, or its default where that is plain or a list."""
     if field is None:
         return None
+    if isinstance(field.default, list | tuple):
+        return f"[{','.join(map(str, field.default))}]"
     return field.examples[0] if field.examples else field.default if isinstance(field.default, int | float | str) else None
 
 

@@ -6,9 +6,13 @@ worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for 
 """
 
 import functools
+import logging
+import os
 from typing import TYPE_CHECKING
 
 import torch
+
+from grpo.types import UserError
 
 if TYPE_CHECKING:
     from grpo.config import Config
@@ -33,6 +37,23 @@ def settings(config: "Config", on_gpu: bool) -> dict[str, object]:
             "compilation_config": {"mode": 0, "cudagraph_capture_sizes": sizes, "cudagraph_mode": "FULL_DECODE_ONLY"},
             "attention_config": {"flash_attn_max_num_splits_for_cuda_graph": 1},
             "lora_target_modules": list(config.lora.targets)}
+
+
+def check_environment(on_gpu: bool) -> None:
+    """Before LLM() is made. Raises UserError where vLLM cannot read one of its variables, or not do here what it says."""
+    from vllm import envs
+
+    for name, read in envs.environment_variables.items():
+        try:
+            read()
+        except ValueError as error:
+            raise UserError(f"{name} = {os.environ.get(name, '')[:40]!r}: vLLM cannot read this environment variable "
+                            f"({' '.join(str(error).split())[:150]}); correct it, or unset it") from None
+    level = os.environ["VLLM_LOGGING_LEVEL"]
+    if level.upper() not in (levels := logging.getLevelNamesMapping()):
+        raise UserError(f"VLLM_LOGGING_LEVEL = {level[:40]!r}: no logging level; set it to one of {', '.join(levels)}")
+    if envs.VLLM_BATCH_INVARIANT and not on_gpu:
+        raise UserError("VLLM_BATCH_INVARIANT: vLLM has no batch-invariant kernels for a CPU; unset it")
 
 
 def served_rank(rank: int) -> int:
@@ -67,8 +88,10 @@ def start_lightly() -> None:
     from vllm.model_executor.models import registry
     from vllm.model_executor.models.transformers.base import Base
 
+    check_environment(torch.cuda.is_available())
     registry._run_in_subprocess = lambda ask: ask()
     Base._decorate_cls_for_torch_compile = lambda *_, **__: None
+    registry._LazyRegisteredModel._save_modelinfo_to_cache = lambda *_: None  # an error of 30 lines where HOME is read-only
     if torch.cuda.is_available():
         from vllm.v1.worker import gpu_worker
 

@@ -7,21 +7,25 @@ They are read once, and taken out of the environment, before vLLM starts.
 import os
 from pathlib import Path
 
+from grpo.types import UserError
 from speed.ranks import ALONE, PATIENCE, Joined, Ranks, lost
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
              "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")
+NUMBERS = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_PORT", "TORCHELASTIC_MAX_RESTARTS")
+CURE = "start several processes with torchrun; for one alone unset WORLD_SIZE"
 
 
 def join() -> Ranks:
     """This process's place, from torchrun's variables, which are taken out of the environment; ALONE without them.
 
-    On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one. Raises
-    RankLostError where the others are not met, RuntimeError where PyTorch has started CUDA, which importing bitsandbytes or
-    vLLM does: it is too late to choose a GPU then.
+    On machines with GPUs a rank sees one alone. Where there are more ranks than GPUs, several share one. Raises UserError
+    where the variables are not as torchrun sets them, RankLostError where the others are not met, RuntimeError where PyTorch
+    has started CUDA, which importing bitsandbytes or vLLM does: it is too late to choose a GPU then.
     """
     if "WORLD_SIZE" not in os.environ:
         return ALONE
+    _check_numbers()
     import torch
 
     if torch.cuda.is_initialized():
@@ -32,6 +36,8 @@ def join() -> Ranks:
 
         try:
             store, rank, size = next(dist.rendezvous("env://", timeout=PATIENCE))
+        except ValueError as error:  # one that is not set
+            raise UserError(f"WORLD_SIZE = {os.environ['WORLD_SIZE']} in the environment: {error}; {CURE}") from None
         except RuntimeError as error:
             raise lost(error) from None
         if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # it remembers the attempt before
@@ -47,6 +53,13 @@ def join() -> Ranks:
     if store:
         return Joined(store, rank, size, here, beside, len(gpus), restarts)
     return Ranks(restarts)
+
+
+def _check_numbers() -> None:
+    """Clusters and shells set some of them too."""
+    for name in NUMBERS:
+        if not (value := os.environ.get(name, "0")).isdecimal():
+            raise UserError(f"{name} = {value[:40]!r} in the environment: expected a number; {CURE}")
 
 
 def _gpus() -> list[str]:

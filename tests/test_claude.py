@@ -69,7 +69,8 @@ def test_reading_goes_on_where_it_ended(server, claude):
 
 @pytest.mark.parametrize(("name", "value", "words"), [
     ("ANTHROPIC_BASE_URL", "http://127.0.0.1:abc", "Invalid port"),
-    ("ANTHROPIC_BASE_URL", "127.0.0.1", "protocol"),
+    ("ANTHROPIC_BASE_URL", "127.0.0.1", "missing here: an address with a protocol"),
+    ("ANTHROPIC_BASE_URL", " ", "protocol"),
     ("HTTPS_PROXY", "ftp://127.0.0.1:9", "no connection .*scheme.* HTTPS_PROXY"),
     ("ALL_PROXY", "http://127.0.0.1:abc", "no connection .*Invalid port.* ALL_PROXY"),
     ("SSL_CERT_FILE", "/nowhere", "no connection .*No such file.* SSL_CERT_FILE"),
@@ -80,21 +81,6 @@ def test_an_address_or_key_that_is_none_is_one_line(server, claude, monkeypatch,
     monkeypatch.setattr("anthropic._base_client.INITIAL_RETRY_DELAY", 0.01)
     with pytest.raises(UserError, match=words):
         claude.answers(questions(1))
-
-
-def test_a_key_with_a_line_end_is_a_key(server, claude, monkeypatch):
-    monkeypatch.setenv("ANTHROPIC_API_KEY", f" {KEY}\n")
-    assert texts(claude, questions(1)) == expected(questions(1))
-
-
-def test_a_token_alone_is_taken_and_a_key_comes_first(server, claude, monkeypatch):
-    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", " a-token-never-shown\n")
-    claude.answers(questions(1))
-    monkeypatch.setenv("ANTHROPIC_API_KEY", " ")
-    claude.answers(questions(2))
-    monkeypatch.delenv("ANTHROPIC_API_KEY")
-    claude.answers(questions(3))
-    assert [h["authorization"] for h in server.headers] == [f"Bearer {KEY}", *["Bearer a-token-never-shown"] * 2]
 
 
 def test_a_place_that_is_no_file_is_one_line(server, claude, tmp_path):

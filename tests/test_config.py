@@ -33,6 +33,7 @@ def complaint(capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("override", "words"), [
     ("rollout.group_size=1", ["rollout.group_size = 1", "greater than or equal to 2", "relative to the group",
                               "such as rollout.group_size=64"]),
+    ("lora.targets=all-linear", ["lora.targets = 'all-linear'", "valid list", "such as lora.targets=[q_proj,k_proj,"]),
     ("run.steps=-1", ["run.steps = -1", "greater than or equal to 1", "such as run.steps=100"]),
     ("run.steps=many", ["run.steps = 'many'", "integer"]),
     ("run.steps=1.5", ["run.steps = 1.5", "integer"]),

@@ -1,8 +1,12 @@
-"""The API's key is in no file of a run, and not in what it prints."""
+"""The API's key and address: taken as people have them; the key is in no file of a run, and not in what it prints."""
 
 import json
 
-from tests.claude import KEY
+import pytest
+
+from adapter.faults import without_keys
+from grpo.types import UserError
+from tests.claude import KEY, expected, questions, texts
 from tests.conftest import run_train
 
 
@@ -21,3 +25,41 @@ def test_a_run_behind_a_real_api_writes_its_key_nowhere(server, tmp_path):
     for path in files:
         assert KEY.encode() not in path.read_bytes(), path
     assert KEY not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("inside", ["\n", " ", "\u028b"])
+def test_a_key_that_cannot_be_sent_is_one_line_without_it(server, claude, monkeypatch, inside):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f"{KEY}{inside}{KEY}")
+    with pytest.raises(UserError, match="holds a space, line end") as caught:
+        claude.answers(questions(1))
+    assert KEY not in str(caught.value)
+    assert not server.asked
+    assert not claude.store.exists()
+
+
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+def test_a_key_is_cut_out_as_python_quotes_it_too(monkeypatch, name):
+    monkeypatch.setenv(name, "first half\nsecond half")
+    assert without_keys(f"Illegal header value {b'Bearer first half' + bytes([10]) + b'second half'}") == (
+        f"Illegal header value b'Bearer [{name}]'")
+
+
+def test_a_key_with_a_line_end_is_a_key(server, claude, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_API_KEY", f" {KEY}\n")
+    assert texts(claude, questions(1)) == expected(questions(1))
+
+
+def test_a_token_alone_is_taken_and_a_key_comes_first(server, claude, monkeypatch):
+    monkeypatch.setenv("ANTHROPIC_AUTH_TOKEN", " a-token-never-shown\n")
+    claude.answers(questions(1))
+    monkeypatch.setenv("ANTHROPIC_API_KEY", " ")
+    claude.answers(questions(2))
+    monkeypatch.delenv("ANTHROPIC_API_KEY")
+    claude.answers(questions(3))
+    assert [h["authorization"] for h in server.headers] == [f"Bearer {KEY}", *["Bearer a-token-never-shown"] * 2]
+
+
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/", "/v1/messages"])
+def test_an_address_may_end_as_other_clients_want_it(server, claude, monkeypatch, path):
+    monkeypatch.setenv("ANTHROPIC_BASE_URL", f" {server.url}{path} ")
+    assert texts(claude, questions(1)) == expected(questions(1))

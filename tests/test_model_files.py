@@ -15,7 +15,7 @@ from grpo.chat import Chat
 from grpo.policy import check_base
 from grpo.types import Problem, UserError
 from harness.model_files import check_model, weight_shapes
-from tests.conftest import ROOT, tiny_config
+from tests.conftest import ROOT, tiny_config, tiny_policy
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0001\nsize 7031645\n"
 PAGE = "\n<!DOCTYPE html><html>Please log in</html>"
@@ -194,3 +194,13 @@ def test_fused_layers(base):
                              "gate_up_proj, o_proj, qkv_proj")
     whole = tiny_config(f"model.path={base}", "lora.targets=[qkv_proj,gate_up_proj]")
     check_base(Chat(whole.model, torch.device("cpu")), whole.model, whole.lora)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_weight_that_is_not_finite_is_named(base, number):
+    name = "model.layers.2.mlp.down_proj.weight"
+    weights = load_file(base / "model.safetensors")
+    weights[name][5, 7] = number
+    save_file(weights, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=f"{name} holds a number that is not finite"):
+        tiny_policy(tiny_config(f"model.path={base}"))
