@@ -10,18 +10,18 @@ import sys
 from pathlib import Path
 
 from grpo.config import load
+from grpo.ranks.ranks import ALONE, RankLostError, Ranks
+from grpo.ranks.torchrun import join
+from grpo.run import rundir
+from grpo.run.files import printable
+from grpo.run.model_files import check_model
+from grpo.run.preflight import missing
+from grpo.run.schema import validated
+from grpo.run.signals import Interrupted, deferred, ignore, listen
+from grpo.run.startup import Startup
+from grpo.run.streams import outlast_readers
+from grpo.run.tasks import load_class
 from grpo.types import Aborted, UserError
-from harness import rundir
-from harness.files import printable
-from harness.model_files import check_model
-from harness.preflight import missing
-from harness.schema import validated
-from harness.signals import Interrupted, deferred, ignore, listen
-from harness.startup import Startup
-from harness.streams import outlast_readers
-from harness.tasks import load_class
-from speed.ranks import ALONE, RankLostError, Ranks
-from speed.torchrun import join
 
 
 def main(argv: list[str]) -> int:

@@ -26,9 +26,9 @@ from adapter.reward import resolve
 from adapter.settings import DRAWN, make_notation, make_upstream
 from adapter.turns import Turns
 from adapter.upstream import Question, Upstream
+from grpo.run.files import at_home, printable
+from grpo.run.streams import typed
 from grpo.types import Problem, UserError
-from harness.files import at_home, printable
-from harness.streams import typed
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
 
 MOST_AT_ONCE = 256  # expressions in a batch

@@ -25,8 +25,8 @@ from adapter.faults import api_errors, google_errors, in_words
 from adapter.parse import parse_number
 from adapter.prices import estimate
 from adapter.upstream import NONE, Question, UpstreamAnswer
+from grpo.run.files import brief
 from grpo.types import UserError
-from harness.files import brief
 
 if TYPE_CHECKING:
     import anthropic

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import get_args
 
 from adapter.settings import Settings, UpstreamName
+from grpo.run.files import printable
+from grpo.run.schema import validated
+from grpo.run.streams import print_utf8
 from grpo.types import UserError
-from harness.files import printable
-from harness.schema import validated
-from harness.streams import print_utf8
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:

@@ -27,8 +27,8 @@ from adapter.parse import parse_number
 from adapter.prompt import EXAMPLES
 from adapter.settings import DRAWN, Settings, make_notation, make_range, make_upstream
 from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
+from grpo.run.files import at_home, write_text
 from grpo.types import UserError
-from harness.files import at_home, write_text
 from symbols.expression import STANDARD, Expression, ExpressionError, Notation, evaluate, parse, render
 from symbols.generate import Range, draw_many
 

@@ -47,8 +47,8 @@ from adapter.records import read_evaluation, read_metrics
 from adapter.report import Evaluated
 from adapter.task import SymbolTask
 from adapter.upstream import SimulatedUpstream
+from grpo.run.files import at_home, printable
 from grpo.types import UserError
-from harness.files import at_home, printable
 
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter

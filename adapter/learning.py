@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from adapter.outcomes import signs_in, stated
 from adapter.records import RolloutLine
+from grpo.run.files import read_lines
+from grpo.run.rollouts import rollout_files
 from grpo.types import UserError
-from harness.files import read_lines
-from harness.rollouts import rollout_files
 from symbols.expression import ExpressionError, Notation, parse
 
 WINDOW = 5  # values

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING
 
 from adapter.answers import AnswerStore, Request
 from adapter.faults import scrubbed
+from grpo.run.files import brief, read_object, write_text
 from grpo.types import UserError
-from harness.files import brief, read_object, write_text
 
 if TYPE_CHECKING:
     from anthropic import AsyncAnthropic

@@ -26,8 +26,8 @@ from yaml import YAMLError
 from adapter.curriculum import IGNORE, Recipe, corpus, make_samples
 from adapter.pretrain_figures import measure
 from adapter.tokenizer import build_tokenizer
-from harness.files import at_home
-from harness.streams import outlast_readers
+from grpo.run.files import at_home
+from grpo.run.streams import outlast_readers
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:

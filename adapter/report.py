@@ -10,7 +10,7 @@ from adapter.learning import LEVELS, WINDOW, Learning, moving_mean, reached
 from adapter.outcomes import FAILURES, Outcome
 from adapter.records import MetricsLine
 from adapter.task import SymbolTask
-from harness.files import printable
+from grpo.run.files import printable
 from symbols.expression import Notation
 
 WIDTH = 100

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from adapter.claude import ClaudeUpstream
 from adapter.prompt import Condition
 from adapter.upstream import SimulatedUpstream, Upstream
-from harness.schema import PathName
+from grpo.run.schema import PathName
 from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range
 

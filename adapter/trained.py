@@ -22,14 +22,14 @@ from adapter.records import EVALUATION, read_kept
 from adapter.settings import Settings
 from grpo.chat import Chat, pick_device
 from grpo.config import Config, Lora, load
+from grpo.guards import checkpoint
+from grpo.guards.best import FOLDER
 from grpo.policy import SETTINGS, WEIGHTS, check_base
+from grpo.run.files import MANIFEST, read_object, sha256, steps_in
+from grpo.run.model_files import portable_name
+from grpo.run.preflight import missing
+from grpo.run.schema import validated
 from grpo.types import Problem, UserError
-from harness import checkpoint
-from harness.best import FOLDER
-from harness.files import MANIFEST, read_object, sha256, steps_in
-from harness.model_files import portable_name
-from harness.preflight import missing
-from harness.schema import validated
 
 if TYPE_CHECKING:
     from grpo.sampler import Sampler

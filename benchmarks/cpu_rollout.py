@@ -1,4 +1,4 @@
-"""Where a rollout's time goes on a CPU, with vLLM's own LoRA arithmetic and with speed/engine.py's.
+"""Where a rollout's time goes on a CPU, with vLLM's own LoRA arithmetic and with grpo/speed/engine.py's.
 
     python -m benchmarks.cpu_rollout        # prints the table kept in benchmarks/cpu_rollout.md; a minute or two
 
@@ -13,11 +13,11 @@ import torch
 
 from adapter.task import Settings, SymbolTask
 from grpo.config import load
+from grpo.guards.selftest import random_lora
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
-from harness.selftest import random_lora
-from speed.engine import two_products_a_layer_cpu
+from grpo.speed.engine import two_products_a_layer_cpu
 
 REPEATS = 3
 
@@ -45,7 +45,7 @@ def main() -> None:
 
     once()
     print("| LoRA arithmetic | seconds (best of 3) | tokens/s | share of time in LoRA |\n|---|---|---|---|")
-    ways = (("speed/engine.py", None), ("vLLM's", vllms_own), ("speed/engine.py again", two_products_a_layer_cpu))
+    ways = (("grpo/speed/engine.py", None), ("vLLM's", vllms_own), ("grpo/speed/engine.py again", two_products_a_layer_cpu))
     for label, switch in ways:
         if switch:
             sampler._llm.apply_model(switch)

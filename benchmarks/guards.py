@@ -23,15 +23,15 @@ import grpo.trainer
 import grpo.update
 from adapter.task import Settings, SymbolTask
 from grpo.config import load
+from grpo.guards import checkpoint
+from grpo.guards.alarms import Alarms
+from grpo.guards.parity import check_parity
 from grpo.policy import Policy
 from grpo.rollout import rewards
+from grpo.run.identity import Identity
+from grpo.run.memory import memory_metrics
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
 from grpo.update import Updater
-from harness import checkpoint
-from harness.alarms import Alarms
-from harness.identity import Identity
-from harness.memory import memory_metrics
-from harness.parity import check_parity
 
 STEPS, WARM = 12, 2
 SHAPE = {"q_proj": (4096, 4096), "k_proj": (4096, 1024), "v_proj": (4096, 1024), "o_proj": (4096, 4096),
@@ -74,7 +74,7 @@ class LoraOfShape:
 
 
 def checkpoint_seconds(policy, config, folder: Path, times: int = 3) -> dict[str, float]:
-    """Of `harness.checkpoint.save`, after one real AdamW8bit step."""
+    """Of `grpo.guards.checkpoint.save`, after one real AdamW8bit step."""
     updater = Updater(policy, config)
     for p in policy.parameters.values():
         p.grad = torch.ones_like(p)

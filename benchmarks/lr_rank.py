@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import load
-from harness.files import write_text
+from grpo.run.files import write_text
 
 LRS, RANKS = (5e-6, 2e-5, 1e-4, 4e-4), (1, 8, 32)
 LAST = 10  # steps: sampled reward is the mean over so many at the end

@@ -9,7 +9,7 @@ exactly --new-tokens, rewards that differ within each group. On a GPU it also sa
 of that GPU, measured beside it, the training pass reaches.
 """
 
-from speed.torchrun import join
+from grpo.ranks.torchrun import join
 
 RANKS = join()  # before bitsandbytes and vLLM are imported, which start CUDA
 
@@ -29,11 +29,11 @@ from transformers import AutoTokenizer
 from benchmarks.record import report
 from grpo.chat import Chat
 from grpo.config import Config
+from grpo.run.identity import versions
+from grpo.run.memory import memory_metrics
+from grpo.run.schema import read_config, validated
 from grpo.trainer import Trainer
 from grpo.types import Problem, Score
-from harness.identity import versions
-from harness.memory import memory_metrics
-from harness.schema import read_config, validated
 
 CUDA = torch.cuda.is_available()
 PHASES = ("rollout", "sync", "train", "step", "wait", "allreduce")

@@ -24,10 +24,10 @@ from grpo.batch import pad
 from grpo.chat import pick_device
 from grpo.config import Config
 from grpo.policy import Policy
+from grpo.speed.attention import NAME
+from grpo.speed.head import head_logp
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
 from grpo.update import Updater
-from speed.attention import NAME
-from speed.head import head_logp
 
 GROUPS = (8, 16, 32, 64, 128, 256)
 AT, AXES = (  # the middle of every axis, the vague prompt of either model; and the axes

@@ -18,10 +18,10 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.guards import LoraOfShape
+from grpo.guards.lora_health import LoraHealth
+from grpo.run.metrics import completion_lines
+from grpo.run.records import RunLog
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
-from harness.lora_health import LoraHealth
-from harness.metrics import completion_lines
-from harness.records import RunLog
 
 TIMES, STEP_8B = 7, 16.8  # seconds: benchmarks/speed.md
 

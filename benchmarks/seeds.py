@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from grpo.config import load
-from harness.files import write_text
+from grpo.run.files import write_text
 
 COLOURS = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 

@@ -19,17 +19,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-import harness.selftest
+import grpo.guards.selftest
 from benchmarks.record import report
 from examples.sums import Sums
 from grpo.chat import pick_device
 from grpo.config import load
+from grpo.guards.parity import SyncError
+from grpo.guards.selftest import self_test
 from grpo.policy import Policy
+from grpo.run.identity import versions
 from grpo.sampler import Sampler
 from grpo.update import Updater
-from harness.identity import versions
-from harness.parity import SyncError
-from harness.selftest import self_test
 from tests import swap_faults
 
 FAULTS = (swap_faults.stale_cache, swap_faults.unswapped, swap_faults.wrong_keys, swap_faults.half_the_modules,
@@ -47,9 +47,9 @@ def stopped(loop: SimpleNamespace, seed: int, fault: Callable | None = None, onl
             if fault:
                 fault(loop, broken)
             if only:
-                broken.setattr(harness.selftest, "check_served", lambda *_: None)
+                broken.setattr(grpo.guards.selftest, "check_served", lambda *_: None)
             if only == "log_probs":
-                broken.setattr(harness.selftest, "check_modules", lambda *_: 0.0)
+                broken.setattr(grpo.guards.selftest, "check_modules", lambda *_: 0.0)
             loop.found = self_test(loop.sampler, loop.updater, prompts, 10_000 * seed)
         reason = None
     except SyncError as error:

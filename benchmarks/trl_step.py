@@ -42,7 +42,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 from benchmarks.record import report
-from harness.memory import GIB, memory_metrics
+from grpo.run.memory import GIB, memory_metrics
 
 MICRO_BATCH = 16  # of the default setting; GRPOConfig's own is 8
 PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

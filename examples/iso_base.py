@@ -15,8 +15,8 @@ from adapter.curriculum import IGNORE, Recipe
 from adapter.pretrain import build_model, train
 from adapter.tokenizer import build_tokenizer, chat_ids
 from examples.iso_dates import DAYS, FORMS, problem
+from grpo.run.streams import outlast_readers
 from grpo.types import Problem
-from harness.streams import outlast_readers
 
 RECIPE = Recipe(layers=2, hidden=64, heads=2, kv_heads=1, intermediate=128, batch=48, steps=800, lr=4e-3)
 

@@ -9,7 +9,7 @@ from adapter.claude import root_of
 from adapter.faults import in_words
 from adapter.prompt import PromptText
 from adapter.reward import resolve
-from harness.streams import print_utf8, typed
+from grpo.run.streams import print_utf8, typed
 from symbols.expression import GREEK
 
 

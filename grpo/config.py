@@ -1,6 +1,6 @@
 """Every setting of the algorithm: one frozen tree, checked when it is loaded.
 
-A wrong key, type, value or combination raises UserError before anything heavy is imported (harness/schema.py).
+A wrong key, type, value or combination raises UserError before anything heavy is imported (grpo/run/schema.py).
 """
 
 import datetime
@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from grpo.presets import PRESETS, refuse_idle
-from harness.rollouts import WhichSteps
-from harness.schema import PathName, Section, read_config, to_yaml, validated
+from grpo.run.rollouts import WhichSteps
+from grpo.run.schema import PathName, Section, read_config, to_yaml, validated
 
 
 class Run(Section):

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 
 from grpo.policy import Policy
+from grpo.ranks.ranks import ALONE, Ranks
 from grpo.rollout import check_reward, scored
 from grpo.sampler import Sampler
 from grpo.types import Prompt, Table, Task
-from speed.ranks import ALONE, Ranks
 
 
 def evaluate(sampler: Sampler, policy: Policy, task: Task, prompts: Sequence[Prompt], ranks: Ranks = ALONE) -> Table:

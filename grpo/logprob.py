@@ -1,7 +1,7 @@
 """Log-probabilities of the sampled tokens, with the prompt computed once for all completions of its group.
 
 A padded batch runs the prompt G times: G (L + C) tokens for a prompt of L and completions of C. Packed behind their
-prompt they are L + G C (grpo/batch.py, speed/attention.py), and everything but attention is a function of single tokens:
+prompt they are L + G C (grpo/batch.py, grpo/speed/attention.py), and all but attention is a function of single tokens:
 autograd needs no help.
 
 What is left out: models that do more to their logits than multiply them by a number (soft caps):
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from grpo.batch import MicroBatch
-from speed.head import head_logp
+from grpo.speed.head import head_logp
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,12 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from grpo.chat import Chat, read_from
 from grpo.config import Lora, Model
+from grpo.run.identity import fingerprint
+from grpo.run.model_files import check_shapes, copy_tokenizer, portable_name
+from grpo.speed import attention
+from grpo.speed.head import logit_scale
+from grpo.speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 from grpo.types import UserError
-from harness.identity import fingerprint
-from harness.model_files import check_shapes, copy_tokenizer, portable_name
-from speed import attention
-from speed.head import logit_scale
-from speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
 

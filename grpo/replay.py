@@ -14,14 +14,14 @@ from pathlib import Path
 
 from grpo.chat import pick_device
 from grpo.config import Config
+from grpo.guards.kept import load_lora, read_kept
+from grpo.guards.parity import parity_metrics
 from grpo.policy import Policy
 from grpo.rollout import advantages, sampling_seed
+from grpo.run.files import at_home, brief, printable
+from grpo.run.streams import print_utf8
 from grpo.types import Aborted, Group, UserError
 from grpo.update import Updater
-from harness.files import at_home, brief, printable
-from harness.kept import load_lora, read_kept
-from harness.parity import parity_metrics
-from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:

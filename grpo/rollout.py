@@ -11,9 +11,9 @@ import torch
 from grpo.advantage import ADVANTAGES, overlong_penalty
 from grpo.config import Config
 from grpo.policy import Policy
+from grpo.ranks.ranks import ALONE, Ranks
+from grpo.run.files import brief
 from grpo.types import Completion, Group, NonFiniteError, Prompt, Sample, Score, Task, UserError
-from harness.files import brief
-from speed.ranks import ALONE, Ranks
 
 if TYPE_CHECKING:
     from grpo.sampler import Sampler

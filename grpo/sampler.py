@@ -1,4 +1,4 @@
-"""vLLM, in this process: with speed/engine.py the only file that touches it, its private parts included.
+"""vLLM, in this process: with grpo/speed/engine.py the only file that touches it, its private parts included.
 
 Three facts about vLLM decide how the LoRA is served while it changes every step.
 
@@ -37,18 +37,18 @@ from vllm.platforms import current_platform
 
 from grpo.chat import Chat
 from grpo.config import Config
-from grpo.types import Prompt, Sample, UserError
-from harness.engine_faults import why_not
-from harness.identity import fingerprint
-from harness.parity import SyncError
-from speed.engine import (
+from grpo.guards.parity import SyncError
+from grpo.run.engine_faults import why_not
+from grpo.run.identity import fingerprint
+from grpo.speed.engine import (
     served_rank,
     settings,
     start_lightly,
     two_products_a_layer_cpu,
     two_products_a_layer_gpu,
 )
-from speed.shared_base import EngineWeights
+from grpo.speed.shared_base import EngineWeights
+from grpo.types import Prompt, Sample, UserError
 
 _A, _B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
 

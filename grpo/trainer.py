@@ -16,30 +16,31 @@ from typing import Literal
 from grpo.chat import Chat, pick_device
 from grpo.config import Config
 from grpo.evaluate import evaluate
+from grpo.guards import checkpoint, kept
+from grpo.guards.alarms import Alarms
+from grpo.guards.best import KEEP
+from grpo.guards.dry_step import dry_step
+from grpo.guards.giving_up import GivingUp
+from grpo.guards.lora_health import LoraHealth
+from grpo.guards.parity import SyncError, bound
+from grpo.guards.selftest import check_served, self_test
 from grpo.policy import Policy, check_base
+from grpo.ranks.ranks import ALONE, Ranks
 from grpo.rollout import advantages, step_groups
+from grpo.run import rundir
+from grpo.run.evaluations import Evaluations
+from grpo.run.files import brief, new_directory, writable
+from grpo.run.identity import Identity, fingerprint
+from grpo.run.memory import memory_metrics
+from grpo.run.metrics import completion_lines, rollout_metrics
+from grpo.run.records import Clock, RunLog, shown
+from grpo.run.rollouts import KeptSteps
+from grpo.run.signals import deferred, ignore
+from grpo.run.startup import QUIET, Startup
+from grpo.run.tasks import check_task
 from grpo.sampler import Sampler
 from grpo.types import Aborted, Prompt, Table, Task, UserError
 from grpo.update import Updater
-from harness import checkpoint, kept, rundir
-from harness.alarms import Alarms
-from harness.best import KEEP
-from harness.dry_step import dry_step
-from harness.evaluations import Evaluations
-from harness.files import brief, new_directory, writable
-from harness.giving_up import GivingUp
-from harness.identity import Identity, fingerprint
-from harness.lora_health import LoraHealth
-from harness.memory import memory_metrics
-from harness.metrics import completion_lines, rollout_metrics
-from harness.parity import SyncError, bound
-from harness.records import Clock, RunLog, shown
-from harness.rollouts import KeptSteps
-from harness.selftest import check_served, self_test
-from harness.signals import deferred, ignore
-from harness.startup import QUIET, Startup
-from harness.tasks import check_task
-from speed.ranks import ALONE, Ranks
 
 
 class Trainer:

@@ -13,14 +13,14 @@ import torch
 
 from grpo.batch import Denominators, MicroBatch, pad, token_weights, trained_rows
 from grpo.config import Config, Optim
+from grpo.guards.parity import check_parity
 from grpo.logprob import Scored, score
 from grpo.loss import TokenData, policy_loss
 from grpo.policy import Policy
+from grpo.ranks.ranks import ALONE, Ranks
+from grpo.speed.layers import WORTH_COMPILING, prepare_layers
+from grpo.speed.micro_batches import deal, split
 from grpo.types import Group, Metrics, NonFiniteError, Row, TokenLog, TokenLogs, UserError
-from harness.parity import check_parity
-from speed.layers import WORTH_COMPILING, prepare_layers
-from speed.micro_batches import deal, split
-from speed.ranks import ALONE, Ranks
 
 LogpOld = dict[Row, list[float]]  # log pi_old of its tokens
 

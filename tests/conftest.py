@@ -23,8 +23,8 @@ from examples.smollm2 import weights as smollm2_weights
 from grpo.batch import pad
 from grpo.config import Config, load
 from grpo.policy import Policy
+from grpo.speed.attention import NAME
 from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
-from speed.attention import NAME
 from tests.claude import KEY
 from tests.messages_server import MessagesServer
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from grpo.policy import Policy
-from harness.files import new_directory
+from grpo.run.files import new_directory
 from tests.conftest import randomize
 
 WEIGHTS = "adapter_model.safetensors"

@@ -16,8 +16,8 @@ from grpo.batch import Denominators, MicroBatch, pad, token_weights, trained_row
 from grpo.config import Algorithm, Config
 from grpo.loss import TokenData, policy_loss
 from grpo.rollout import advantages
+from grpo.speed.micro_batches import split
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
-from speed.micro_batches import split
 
 
 @dataclass

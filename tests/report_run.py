@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from grpo.config import Config
+from grpo.guards.alarms import Alarms
 from grpo.report.__main__ import report
 from grpo.rollout import advantages
+from grpo.run.evaluations import Evaluations
+from grpo.run.metrics import completion_lines, rollout_metrics
+from grpo.run.records import RunLog
+from grpo.run.rollouts import KeptSteps
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog, TokenLogs
-from harness.alarms import Alarms
-from harness.evaluations import Evaluations
-from harness.metrics import completion_lines, rollout_metrics
-from harness.records import RunLog
-from harness.rollouts import KeptSteps
 from tests.conftest import ROOT, tiny_config
 
 SMALL = ("run.steps=6", "rollout.prompts_per_step=3", "rollout.group_size=8")

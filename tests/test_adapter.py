@@ -14,8 +14,8 @@ from adapter.prompt import PromptText
 from adapter.reward import reward
 from adapter.task import Settings, SymbolTask
 from adapter.upstream import SimulatedUpstream
+from grpo.run.schema import validated
 from grpo.types import Problem, UserError
-from harness.schema import validated
 from symbols.expression import GREEK, evaluate, parse
 from symbols.generate import Range
 from tests.test_outcomes import row

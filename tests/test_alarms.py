@@ -2,8 +2,8 @@
 
 import pytest
 
+from grpo.guards.alarms import Alarms
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score
-from harness.alarms import Alarms
 
 NAMES = ("same_answer", "several_answers", "unparsed", "truncated")
 

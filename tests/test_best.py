@@ -8,10 +8,10 @@ import torch
 
 from adapter.task import SymbolTask
 from grpo.chat import Chat
+from grpo.guards.best import Best, Last
 from grpo.policy import Policy
 from grpo.trainer import encode
 from grpo.types import Problem, UserError
-from harness.best import Best, Last
 from tests.conftest import ROOT, tiny_config, tiny_policy
 from tests.kept_run import WEIGHTS, Run, damage
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
+from grpo.run.tasks import load_class
 from grpo.types import Problem
-from harness.tasks import load_class
 from tests.conftest import LONG, ROOT, lines
 
 DOCUMENT = ROOT / "docs" / "changing-it.md"

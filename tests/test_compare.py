@@ -11,12 +11,12 @@ from grpo.compare.__main__ import main, possible
 from grpo.compare.batch import read_batch
 from grpo.compare.variants import sampled_logps, variant
 from grpo.config import load
+from grpo.guards.kept import keep
 from grpo.presets import PRESETS
 from grpo.report.records import read_rollout
 from grpo.report.tokens import step_tokens
 from grpo.types import UserError
 from grpo.update import Updater
-from harness.kept import keep
 from tests.conftest import TOY, lines, run_train
 
 

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 import train
 from grpo.config import Config, load
-from harness.schema import validated
+from grpo.run.schema import validated
 from tests.conftest import ROOT, TINY, tiny_config
 
 

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from grpo.guards import dry_step as module
+from grpo.guards.dry_step import PROBES, dry_step, largest_shape
+from grpo.run import memory
+from grpo.run.memory import GIB, available, counting_saved, memory_metrics, ran_out
+from grpo.speed.layers import prepare_layers
+from grpo.speed.micro_batches import split
 from grpo.types import Problem, Prompt, UserError
 from grpo.update import Updater
-from harness import dry_step as module
-from harness import memory
-from harness.dry_step import PROBES, dry_step, largest_shape
-from harness.memory import GIB, available, counting_saved, memory_metrics, ran_out
-from speed.layers import prepare_layers
-from speed.micro_batches import split
 from tests.conftest import every, group_of, tiny_config, tiny_policy
 
 CPU = torch.device("cpu")

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 import grpo.trainer
+from grpo.guards import checkpoint
+from grpo.guards.parity import SyncError
+from grpo.run import signals
+from grpo.run.streams import Lasting
 from grpo.trainer import Trainer
 from grpo.types import NonFiniteError, UserError
 from grpo.update import Updater
-from harness import checkpoint, signals
-from harness.parity import SyncError
-from harness.streams import Lasting
 from tests.conftest import ROOT, TOY, group_of, lines, run_train, sampled_by, tiny_config, tiny_policy
 
 SMALL = (*TOY, "run.steps=6", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
@@ -162,7 +163,7 @@ def test_a_stream_outlasts_its_reader(buffered):
 def test_a_process_outlasts_its_streams(tmp_path, streams):
     """One that is closed from the start, one on a full disk; nothing is left to fail when the process ends."""
     program = ("import sys; from tqdm import tqdm\n"
-               "from harness.streams import outlast_readers; outlast_readers()\n"
+               "from grpo.run.streams import outlast_readers; outlast_readers()\n"
                "bar = tqdm(total=2, file=sys.stdout, dynamic_ncols=True); bar.update()\n"
                "bar.write('a line', file=sys.stdout); print('out'); print('error', file=sys.stderr)\n"
                "bar.close(); sys.exit(3)\n")

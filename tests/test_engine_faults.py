@@ -3,7 +3,7 @@
 import pytest
 from safetensors import SafetensorError
 
-from harness.engine_faults import why_not
+from grpo.run.engine_faults import why_not
 from tests.conftest import tiny_config
 
 

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
+from grpo.ranks import torchrun
+from grpo.speed.engine import check_environment
 from grpo.types import UserError
-from speed import torchrun
-from speed.engine import check_environment
 from tests.conftest import ROOT
 
 
@@ -28,7 +28,7 @@ def test_what_vllm_cannot_follow_is_named_before_it_starts(monkeypatch, name, va
 def test_what_is_meant_for_others_does_no_harm():
     """A service named vllm in Kubernetes, and a shell that prefers ModelScope."""
     env = os.environ | {"VLLM_PORT": "tcp://10.43.1.39:8000", "VLLM_USE_MODELSCOPE": "True"}
-    code = "from grpo.sampler import LLM; from speed.engine import check_environment; check_environment(False)"
+    code = "from grpo.sampler import LLM; from grpo.speed.engine import check_environment; check_environment(False)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-1000:]
 

@@ -13,7 +13,7 @@ from grpo.advantage import ADVANTAGES, centred, grpo
 from grpo.batch import Denominators, MicroBatch, token_weights
 from grpo.config import Algorithm
 from grpo.loss import CORRECTIONS, KLS, LOSSES, RATIOS, TokenData, clip, k1, k2, k3, policy_loss, token_ratio, unbiased
-from speed.micro_batches import split
+from grpo.speed.micro_batches import split
 from tests.conftest import every, group_of
 
 

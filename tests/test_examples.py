@@ -8,8 +8,8 @@ import pytest
 
 from examples import iso_base
 from examples.iso_dates import DAYS, IsoDates, accuracy
+from grpo.run.tasks import load_class
 from grpo.types import Problem, UserError
-from harness.tasks import load_class
 from tests.conftest import ROOT, run_train
 
 CONFIG = "examples/iso_dates.yaml"

@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from grpo import replay
-from harness import checkpoint
+from grpo.guards import checkpoint
 from tests.conftest import LONG, ROOT, TOY, lines, run_train
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from grpo.advantage import ADVANTAGES
+from grpo.guards.giving_up import GivingUp, NoSignalError
+from grpo.run.startup import Startup
 from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score
-from harness.giving_up import GivingUp, NoSignalError
-from harness.startup import Startup
 from tests.conftest import run_train
 
 PROMPT = Prompt(Problem("1 + 1", "sum", ()), (1,), "")
@@ -95,7 +95,7 @@ def test_a_run_that_cannot_start_stops_and_can_be_resumed(tmp_path):
 
 
 def test_a_long_phase_is_named_while_it_lasts_and_summed_up_at_the_end(monkeypatch):
-    monkeypatch.setattr("harness.startup.PATIENCE", 0.0)
+    monkeypatch.setattr("grpo.run.startup.PATIENCE", 0.0)
     shown, said, startup = threading.Event(), [], Startup()
     monkeypatch.setattr("builtins.print", lambda text, **_: (said.append(text), shown.set()))
     with startup("waiting for the test"):

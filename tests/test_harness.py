@@ -10,12 +10,12 @@ from contextlib import suppress
 import pytest
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+from grpo.run import files, rundir, signals
+from grpo.run.evaluations import Evaluations
+from grpo.run.files import brief, fault, new_directory, read_object, read_text, sha256, writable, write_text
+from grpo.run.records import RunLog
+from grpo.run.signals import Interrupted, deferred, listen
 from grpo.types import UserError
-from harness import files, rundir, signals
-from harness.evaluations import Evaluations
-from harness.files import brief, fault, new_directory, read_object, read_text, sha256, writable, write_text
-from harness.records import RunLog
-from harness.signals import Interrupted, deferred, listen
 
 
 def failing(number: int):

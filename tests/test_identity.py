@@ -13,8 +13,8 @@ import torch
 from pydantic import BaseModel
 
 from grpo.rollout import sampling_seed
+from grpo.run.identity import Identity, _spelled
 from grpo.types import Problem, Prompt
-from harness.identity import Identity, _spelled
 from tests.conftest import ROOT
 
 

@@ -14,12 +14,12 @@ from torch.distributed import HashStore, PrefixStore
 
 import train
 from grpo import trainer
+from grpo.guards import dry_step
+from grpo.ranks import torchrun
+from grpo.ranks.ranks import ALONE, Joined, Ranks
+from grpo.run.memory import GIB
 from grpo.types import Problem, Prompt
 from grpo.update import Updater
-from harness import dry_step
-from harness.memory import GIB
-from speed import torchrun
-from speed.ranks import ALONE, Joined, Ranks
 from tests.conftest import LONG, ROOT, tiny_config, tiny_policy
 
 
@@ -41,9 +41,9 @@ def test_torchruns_variables_are_taken_out(monkeypatch):
 @pytest.mark.parametrize("program", ["train", "benchmarks.our_step"])
 def test_gpus_are_chosen_before_anything_starts_cuda(program):
     """bitsandbytes and vLLM do when they are imported; two ranks would then be on the first GPU."""
-    code = ("import runpy, sys, speed.torchrun\n"
+    code = ("import runpy, sys, grpo.ranks.torchrun\n"
             "def join(): print(sorted({'bitsandbytes', 'vllm'} & sys.modules.keys())); raise SystemExit\n"
-            f"speed.torchrun.join, sys.argv = join, ['{program}', 'configs/tiny.yaml']\n"
+            f"grpo.ranks.torchrun.join, sys.argv = join, ['{program}', 'configs/tiny.yaml']\n"
             f"runpy.run_module('{program}', run_name='__main__')")
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "[]\n"
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from adapter.trained import TrainedAdapter
+from grpo.guards.parity import SyncError
 from grpo.policy import Policy
+from grpo.run.evaluations import Evaluations
+from grpo.run.files import new_directory
 from grpo.types import Problem, Prompt, Reference, Sample, UserError
-from harness.evaluations import Evaluations
-from harness.files import new_directory
-from harness.parity import SyncError
 from tests.conftest import ROOT, tiny_config, tiny_policy
 from tests.kept_run import Run, damage
 

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from harness.preflight import missing
+from grpo.run.preflight import missing
 from tests.conftest import ROOT
 
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # a locale in which every γ is an error
@@ -16,7 +16,7 @@ def under_ascii(*arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_what_is_typed_and_printed():
-    code = "import sys; from harness.streams import {0}, typed; {0}(); {1}(typed(sys.argv[1]))"
+    code = "import sys; from grpo.run.streams import {0}, typed; {0}(); {1}(typed(sys.argv[1]))"
     for start in ("print_utf8", "outlast_readers"):
         done = under_ascii("-c", code.format(start, "print"), "36 γ 27")
         assert (done.stdout.decode(), done.stderr) == ("36 γ 27\n", b"")

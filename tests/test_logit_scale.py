@@ -22,9 +22,9 @@ from transformers import (
 
 from grpo.chat import Chat
 from grpo.policy import Policy, check_base
+from grpo.speed.head import logit_scale
 from grpo.types import UserError
 from grpo.update import Updater
-from speed.head import logit_scale
 from tests.conftest import ROOT, group_of, padded_logps, randomize, tiny_config
 
 SIZES = {"vocab_size": 481, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from grpo.guards import dry_step
+from grpo.speed import attention
+from grpo.speed.attention import Layout, scores_bytes
 from grpo.types import UserError
 from grpo.update import Updater
-from harness import dry_step
-from speed import attention
-from speed.attention import Layout, scores_bytes
 from tests.conftest import tiny_config, tiny_policy
 from tests.test_dry_step import ENGINE, prompt_of
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from grpo.guards.lora_health import LoraHealth
 from grpo.report.page import _lora
 from grpo.report.records import LoraLine
-from harness.lora_health import LoraHealth
 from tests.conftest import randomize, tiny_config, tiny_policy
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grpo.guards.dry_step import read_again
+from grpo.speed.micro_batches import deal, split
 from grpo.types import Group
-from harness.dry_step import read_again
-from speed.micro_batches import deal, split
 from tests.conftest import every, group_of, tiny_config
 from tests.test_dry_step import prompt_of
 

@@ -13,8 +13,8 @@ from transformers import Phi3Config, Phi3ForCausalLM
 import train
 from grpo.chat import Chat
 from grpo.policy import check_base
+from grpo.run.model_files import check_model, weight_shapes
 from grpo.types import Problem, UserError
-from harness.model_files import check_model, weight_shapes
 from tests.conftest import ROOT, tiny_config, tiny_policy
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0001\nsize 7031645\n"
@@ -108,7 +108,7 @@ def test_shards_are_all_there(base):
 def test_a_download_that_was_broken_off(base, monkeypatch):
     """The same of the Hugging Face cache, where a name of the hub stands for a folder."""
     (base / "model.safetensors").unlink()
-    monkeypatch.setattr("harness.model_files.try_to_load_from_cache", lambda path, name: str(base / name))
+    monkeypatch.setattr("grpo.run.model_files.try_to_load_from_cache", lambda path, name: str(base / name))
     with pytest.raises(UserError, match=r"model\.path = org/name: no causal language model there"):
         check_model("org/name")
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from grpo.run import files
+from grpo.run.files import flush, new_directory, remove, steps_in, writable
 from grpo.types import UserError
-from harness import files
-from harness.files import flush, new_directory, remove, steps_in, writable
 
 
 def fill(final: Path, text: str) -> None:

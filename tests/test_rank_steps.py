@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from grpo.ranks.ranks import ALONE
 from grpo.rollout import advantages
 from grpo.types import Completion, Group, Score
 from grpo.update import Updater
-from speed.ranks import ALONE
 from tests.conftest import group_of, randomize, sampled_by, tiny_config, tiny_policy
 from tests.test_ranks import together
 

@@ -12,11 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.distributed import HashStore
 
+from grpo.ranks import ranks as module
+from grpo.ranks.ranks import ALONE, Joined, RankLostError
 from grpo.rollout import rollout
+from grpo.run.evaluations import Evaluations
 from grpo.types import Completion, NonFiniteError, Problem, Prompt, Sample, Score, UserError
-from harness.evaluations import Evaluations
-from speed import ranks as module
-from speed.ranks import ALONE, Joined, RankLostError
 
 
 def together(*work):

@@ -14,9 +14,9 @@ from grpo.report.records import RolloutLine, read_run
 from grpo.report.steps import asked, sample, spread
 from grpo.report.tokens import step_tokens
 from grpo.rollout import advantages
+from grpo.run.metrics import completion_lines
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, UserError
 from grpo.update import Updater
-from harness.metrics import completion_lines
 from tests.conftest import lines, randomize, sampled_by, tiny_config, tiny_policy, write_lines
 from tests.report_run import small_run
 

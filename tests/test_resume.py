@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from grpo.chat import Chat
 from grpo.config import load
+from grpo.guards import checkpoint
 from grpo.policy import Policy
+from grpo.run import rundir
+from grpo.run.identity import Identity
 from grpo.types import Problem, UserError
 from grpo.update import Updater
-from harness import checkpoint, rundir
-from harness.identity import Identity
 from tests.conftest import ROOT, TOY, group_of, lines, run_train, tiny_config
 from tests.kept_run import damage
 

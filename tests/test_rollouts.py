@@ -10,11 +10,11 @@ from adapter.learning import read_learning
 from grpo.compare.__main__ import main as compare
 from grpo.config import load
 from grpo.report.__main__ import report
+from grpo.run import rundir
+from grpo.run.metrics import completion_lines
+from grpo.run.records import RunLog
+from grpo.run.rollouts import TOKEN, KeptSteps, rollout_files, write_rollout
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
-from harness import rundir
-from harness.metrics import completion_lines
-from harness.records import RunLog
-from harness.rollouts import TOKEN, KeptSteps, rollout_files, write_rollout
 from symbols.expression import GREEK
 from tests.conftest import lines
 from tests.report_run import SMALL, fabricate

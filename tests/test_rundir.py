@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import train
+from grpo.run import rundir
+from grpo.run.files import writable
 from grpo.types import UserError
-from harness import rundir
-from harness.files import writable
 from tests.conftest import ROOT, tiny_config
 
 CONFIG = tiny_config().dump()

@@ -17,11 +17,11 @@ from vllm.lora.request import LoRARequest
 import grpo.sampler
 from grpo import replay
 from grpo.advantage import ADVANTAGES
+from grpo.guards.kept import keep
+from grpo.guards.parity import SyncError
+from grpo.guards.selftest import random_lora
 from grpo.rollout import rewards
 from grpo.trainer import Trainer
-from harness.kept import keep
-from harness.parity import SyncError
-from harness.selftest import random_lora
 from tests import swap_faults
 from tests.conftest import ROOT, randomize
 from tests.loop import DTYPE, Loop

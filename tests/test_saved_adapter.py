@@ -9,10 +9,10 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoTokenizer
 
 from grpo.policy import SETTINGS, Policy
+from grpo.run.files import new_directory
+from grpo.run.identity import fingerprint
+from grpo.run.model_files import portable_name
 from grpo.types import Problem
-from harness.files import new_directory
-from harness.identity import fingerprint
-from harness.model_files import portable_name
 from tests.conftest import ROOT, randomize, tiny_config
 
 QUESTION = Problem("q", "custom", ({"role": "user", "content": "36 γ 27"},))
@@ -52,7 +52,7 @@ def test_it_loads_from_another_directory(tmp_path, monkeypatch):
 
 def test_a_name_of_the_hub_stays_as_it_is(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("harness.model_files.try_to_load_from_cache", lambda path, name: f"{tmp_path}/cache/{name}")
+    monkeypatch.setattr("grpo.run.model_files.try_to_load_from_cache", lambda path, name: f"{tmp_path}/cache/{name}")
     assert portable_name("org/name") == "org/name"
     (tmp_path / "org" / "name").mkdir(parents=True)
     (tmp_path / "org" / "name" / "config.json").write_text("{}")

@@ -6,9 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-import harness.selftest
-from harness.parity import SyncError, bound, check_parity
-from harness.selftest import MARGIN, check_modules, random_lora
+import grpo.guards.selftest
+from grpo.guards.parity import SyncError, bound, check_parity
+from grpo.guards.selftest import MARGIN, check_modules, random_lora
 from tests import swap_faults
 from tests.loop import Loop
 
@@ -68,8 +68,8 @@ def test_log_probs_alone_catch_it_too(loop, monkeypatch, fault):
     """Without a look at buffers or modules: a compiled or cached pass may compute what they do not."""
     with monkeypatch.context() as broken:
         fault(loop, broken)
-        broken.setattr(harness.selftest, "check_served", lambda *_: None)
-        broken.setattr(harness.selftest, "check_modules", lambda *_: 0.0)
+        broken.setattr(grpo.guards.selftest, "check_served", lambda *_: None)
+        broken.setattr(grpo.guards.selftest, "check_modules", lambda *_: 0.0)
         with pytest.raises(SyncError, match=r"log-probs differ|does not sample at"):
             loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
@@ -79,7 +79,7 @@ def test_log_probs_alone_catch_it_too(loop, monkeypatch, fault):
 def test_either_turn_can_stop_it(loop, monkeypatch, gaps):
     """The second alone sees the first one's prefix cache; what is no number is no agreement."""
     turns = iter(gaps)
-    monkeypatch.setattr(harness.selftest, "_served", lambda *_: (next(turns), 0.5))
+    monkeypatch.setattr(grpo.guards.selftest, "_served", lambda *_: (next(turns), 0.5))
     with pytest.raises(SyncError, match="does not serve the policy's LoRA"):
         loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
@@ -89,9 +89,9 @@ def test_what_is_no_number_is_no_agreement(loop, monkeypatch):
     """The base's log-probs, a module's outputs, a trained token's log-prob."""
     nan = float("nan")
     with monkeypatch.context() as broken:
-        broken.setattr(harness.selftest, "_gap", lambda *_: nan)
+        broken.setattr(grpo.guards.selftest, "_gap", lambda *_: nan)
         with pytest.raises(SyncError, match="by nan nats"):
-            harness.selftest.check_base(loop.updater, [])
+            grpo.guards.selftest.check_base(loop.updater, [])
     with monkeypatch.context() as broken:
         outputs = loop.sampler.module_outputs
         broken.setattr(loop.sampler, "module_outputs", lambda noise: {n: nan * x for n, x in outputs(noise).items()})

@@ -15,13 +15,13 @@ from benchmarks import random_base
 from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
+from grpo.speed import attention
+from grpo.speed.attention import Layout, _attend, shared_prefix_attention
+from grpo.speed.engine import _side_by_side
+from grpo.speed.engine import settings as engine_settings
+from grpo.speed.head import head_logp
+from grpo.speed.shared_base import CannotShareError, EngineWeights, base_views, shared_base
 from grpo.types import UserError
-from speed import attention
-from speed.attention import Layout, _attend, shared_prefix_attention
-from speed.engine import _side_by_side
-from speed.engine import settings as engine_settings
-from speed.head import head_logp
-from speed.shared_base import CannotShareError, EngineWeights, base_views, shared_base
 from tests.conftest import TINY, group_of, tiny_config, tiny_policy
 
 MODEL = str(TINY.parents[1] / "models" / "tiny")

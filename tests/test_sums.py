@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from examples import smollm2 as smollm2_command
 from examples.sums import HEAD, SHOTS, Sums, accuracy, carry, simulated_api, some_sums
+from grpo.run.files import fault
 from grpo.types import Problem, UserError
-from harness.files import fault
 from tests.conftest import LONG, ROOT, lines, run_train
 
 SMALL = ("rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_sequences=32", "rollout.max_new_tokens=24",

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from grpo.run.evaluations import Evaluations
+from grpo.run.metrics import rollout_metrics
+from grpo.run.schema import validated
+from grpo.run.tasks import TAKEN_KINDS, TAKEN_REFERENCES, check_task, load_class
 from grpo.types import Problem, Reference, UserError
-from harness.evaluations import Evaluations
-from harness.metrics import rollout_metrics
-from harness.schema import validated
-from harness.tasks import TAKEN_KINDS, TAKEN_REFERENCES, check_task, load_class
 from tests.conftest import group_of
 
 TASK = """from __future__ import annotations

@@ -8,14 +8,14 @@ import train
 from adapter import ask, commands
 from grpo import replay
 from grpo.compare import __main__ as comparing
+from grpo.guards import kept
+from grpo.guards.alarms import Alarms
 from grpo.report import __main__ as reporting
+from grpo.run.evaluations import Evaluations
+from grpo.run.files import printable
+from grpo.run.records import RunLog
 from grpo.types import Completion, Group, Problem, Prompt, Reference, Sample, Score, UserError
 from grpo.update import Updater
-from harness import kept
-from harness.alarms import Alarms
-from harness.evaluations import Evaluations
-from harness.files import printable
-from harness.records import RunLog
 from tests.conftest import tiny_config
 
 EVIL = "\x1b]52;c;cm0=\x07\x1b[2J\x9b2J\r\u202e\udc80"

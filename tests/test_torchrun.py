@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness import checkpoint
+from grpo.guards import checkpoint
 from tests.conftest import LONG, ROOT, TOY, lines, run_train
 from tests.test_docs import RANKS
 

@@ -11,10 +11,10 @@ from grpo.batch import MicroBatch
 from grpo.logprob import score
 from grpo.loss import k3
 from grpo.rollout import rewards
+from grpo.run.memory import counting_saved
+from grpo.speed.micro_batches import deal
 from grpo.types import NonFiniteError, Score, UserError
 from grpo.update import Updater, learning_rate
-from harness.memory import counting_saved
-from speed.micro_batches import deal
 from tests.conftest import every, group_of, padded_logps, randomize, sampled_by, tiny_config, tiny_policy
 
 GROUPS = [  # prompts of different lengths, completions of different lengths, one of a single token
@@ -160,7 +160,7 @@ def test_logits_never_exist_for_more_than_a_chunk(fp32_policy, monkeypatch, chun
             sizes.append(x.shape[0])
         return linear(x, weight, bias)
 
-    monkeypatch.setattr("speed.head.nn.functional.linear", spy)
+    monkeypatch.setattr("grpo.speed.head.nn.functional.linear", spy)
     shared_gradients(fp32_policy, GROUPS, ADVANTAGES, f"train.head_chunk_tokens={chunk}")
     tokens = sum(len(c.sample.token_ids) for g in GROUPS for c in g.completions)
     assert sum(sizes) == tokens  # every token once: no second forward for old log-probs either

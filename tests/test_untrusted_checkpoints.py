@@ -10,11 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from grpo.guards import checkpoint
+from grpo.run.files import sha256
+from grpo.run.identity import Identity
 from grpo.types import UserError
 from grpo.update import Updater
-from harness import checkpoint
-from harness.files import sha256
-from harness.identity import Identity
 from tests.conftest import group_of, randomize, tiny_config, tiny_policy
 from tests.test_untrusted_data import refused
 

@@ -4,10 +4,10 @@ import os
 
 import pytest
 
+from grpo.run import rundir
+from grpo.run.evaluations import Evaluations
+from grpo.run.records import RunLog
 from grpo.types import UserError
-from harness import rundir
-from harness.evaluations import Evaluations
-from harness.records import RunLog
 from tests.test_untrusted_data import refused
 
 HUGE = 100 * 2**20  # bytes of a file of zeros, which takes no room on the disk

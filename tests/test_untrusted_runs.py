@@ -16,8 +16,8 @@ from adapter import evaluate, plots, report
 from adapter.ask import Chain
 from adapter.outcomes import judge
 from adapter.trained import LONGEST_SETTINGS, TrainedAdapter
-from harness import checkpoint
-from harness.files import new_directory
+from grpo.guards import checkpoint
+from grpo.run.files import new_directory
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
 from tests.test_outcomes import VAGUE, row
 from tests.test_untrusted_data import DEEP, refused

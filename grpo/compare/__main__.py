@@ -17,9 +17,9 @@ from grpo.compare.batch import Batch, read_batch
 from grpo.compare.table import table
 from grpo.compare.variants import cosines, measure, move, sampled_logps, variant
 from grpo.presets import PRESETS
+from grpo.run.files import at_home, printable, writable, write_text
+from grpo.run.streams import print_utf8
 from grpo.types import Aborted, UserError
-from harness.files import at_home, printable, writable, write_text
-from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:

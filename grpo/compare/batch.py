@@ -9,16 +9,16 @@ from pathlib import Path
 
 from grpo.chat import pick_device
 from grpo.config import Config
+from grpo.guards.checkpoint import FILES
+from grpo.guards.dry_step import dry_step
+from grpo.guards.kept import load_lora, read_kept
 from grpo.policy import Policy
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import recorded_groups
+from grpo.run.files import fault, steps_in
+from grpo.run.rollouts import rollout_files
 from grpo.types import Group, UserError
 from grpo.update import Updater
-from harness.checkpoint import FILES
-from harness.dry_step import dry_step
-from harness.files import fault, steps_in
-from harness.kept import load_lora, read_kept
-from harness.rollouts import rollout_files
 
 
 @dataclass(frozen=True)

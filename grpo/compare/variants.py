@@ -9,13 +9,13 @@ import torch
 from grpo.batch import Denominators, pad, token_weights
 from grpo.compare.batch import Batch
 from grpo.config import Algorithm, Config
+from grpo.guards.parity import check_parity
 from grpo.loss import TokenData, policy_loss
 from grpo.presets import idle
 from grpo.rollout import advantages
+from grpo.run.schema import from_command_line, validated
 from grpo.types import Group, TokenLogs, UserError
 from grpo.update import LogpOld, Updater
-from harness.parity import check_parity
-from harness.schema import from_command_line, validated
 
 PAPERS = {"grpo": "2402.03300", "dr_grpo": "2503.20783", "dapo": "2503.14476", "gspo": "2507.18071", "cispo": "2506.13585",
           "rloo": "2402.14740", "maxrl": "2602.02710"}

@@ -10,9 +10,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from grpo.run.files import at_home, printable, writable, write_text
+from grpo.run.streams import print_utf8
 from grpo.types import UserError
-from harness.files import at_home, printable, writable, write_text
-from harness.streams import print_utf8
 
 
 def main(arguments: list[str]) -> int:

@@ -18,11 +18,11 @@ from plotly.offline import get_plotlyjs
 from transformers import AutoTokenizer
 
 from grpo.advantage import EPSILON
+from grpo.guards.alarms import SAME, SEVERAL, SOLVED, TRUNCATED, UNPARSED
 from grpo.report.charts import compare_charts, lora_chart, run_charts, templates
 from grpo.report.records import LoraLine, Run, read_rollout
 from grpo.report.steps import BUDGET, all_packed, asked, packed_step, packed_text, sample
-from harness.alarms import SAME, SEVERAL, SOLVED, TRUNCATED, UNPARSED
-from harness.schema import to_yaml
+from grpo.run.schema import to_yaml
 
 HERE = Path(__file__).parent
 SCRIPTS = ("numbers.js", "reader.js", "page.js")  # in the order in which they define what the next one uses
@@ -146,7 +146,7 @@ def _lora(lines: list[LoraLine]) -> dict[str, Any]:
     ordered = sorted(modules, key=lambda name: (projections.index(_split(name)[0]), _split(name)[1], name))
     rows = [[[_short(line.modules[name][q]) if name in line.modules else None for line in lines] for name in ordered]
             for q in range(3)]
-    # an effective rank is that of the module's last turn (harness/lora_health.py)
+    # an effective rank is that of the module's last turn (grpo/guards/lora_health.py)
     rows[2] = [list(accumulate(row, lambda last, value: last if value is None else value)) for row in rows[2]]
     return {"steps": [line.step for line in lines], "modules": ordered,
             "projections": [_split(name)[0] for name in ordered], "values": rows}

@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from grpo.config import Config, Rollout, load
+from grpo.run.files import first_fault, read_lines, read_text
+from grpo.run.rollouts import rollout_files
 from grpo.types import Table, UserError
-from harness.files import first_fault, read_lines, read_text
-from harness.rollouts import rollout_files
 
 MOST = 16 * 2**20  # bytes of evaluation.json, or of a comparison
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place

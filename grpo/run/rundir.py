@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from grpo.run.files import brief, free_name, writable, write_text
 from grpo.types import UserError
-from harness.files import brief, free_name, writable, write_text
 
 CONFIG = "config.yaml"
 BEGUN = {".lock", f".{CONFIG}.part"}  # all that a kill leaves before there is a config

@@ -12,7 +12,7 @@ import torch
 from accelerate import init_empty_weights
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from speed import attention
+from grpo.speed import attention
 
 
 class CannotShareError(Exception):

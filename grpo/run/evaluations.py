@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from grpo.run.files import brief, printable, read_object, write_text
 from grpo.types import Reference, Table, UserError
-from harness.files import brief, printable, read_object, write_text
 
 IN_FILE = {"test": "steps", "validation": "validation"}
 Row = dict[str, int | float]  # "step", and the accuracy of each kind

@@ -16,9 +16,9 @@ import msgspec
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from grpo.run.files import flush, printable
+from grpo.run.rollouts import ALL, KeptSteps, rollout_files, write_rollout
 from grpo.types import Metrics, Table, UserError
-from harness.files import flush, printable
-from harness.rollouts import ALL, KeptSteps, rollout_files, write_rollout
 
 LONGEST_LINE = 2**20  # bytes of metrics.jsonl and lora.jsonl
 
@@ -88,7 +88,7 @@ class RunLog:
             write_rollout(self._rollouts, step, lines)
 
     def modules(self, step: int, health: dict[str, Any]) -> None:
-        """A line of lora.jsonl: what harness/lora_health.py says of each module."""
+        """A line of lora.jsonl: what grpo/guards/lora_health.py says of each module."""
         with self._modules.open("ab") as file:
             file.write(msgspec.json.encode({"step": step, "modules": health}) + b"\n")
 

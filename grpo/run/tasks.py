@@ -11,8 +11,8 @@ from types import ModuleType
 from pydantic import BaseModel
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
+from grpo.run.files import at_home, brief
 from grpo.types import Problem, Reference, Task, UserError
-from harness.files import at_home, brief
 
 TAKEN_KINDS = ("mean", "overall", "step")  # reward/mean; of a row of evaluation.json the mean over all kinds, and the step
 TAKEN_REFERENCES = ("steps", "validation", "kept")  # what else evaluation.json has

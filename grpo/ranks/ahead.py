@@ -10,7 +10,7 @@ from threading import Event
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from speed.ranks import Ranks
+    from grpo.ranks.ranks import Ranks
 
 
 @contextmanager

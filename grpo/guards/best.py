@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from grpo.policy import SETTINGS, WEIGHTS, Policy
+from grpo.run.evaluations import Row, best_of
+from grpo.run.files import fault, new_directory, remove, set_aside, steps_in
 from grpo.types import UserError
-from harness.evaluations import Row, best_of
-from harness.files import fault, new_directory, remove, set_aside, steps_in
 
 FOLDER, FILES = "best", {SETTINGS, WEIGHTS}
 

@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 
+from grpo.run.memory import ran_out
 from grpo.types import UserError
-from harness.memory import ran_out
 
 if TYPE_CHECKING:
     from grpo.config import Config

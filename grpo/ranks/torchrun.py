@@ -7,8 +7,8 @@ They are read once, and taken out of the environment, before vLLM starts.
 import os
 from pathlib import Path
 
+from grpo.ranks.ranks import ALONE, PATIENCE, Joined, Ranks, lost
 from grpo.types import UserError
-from speed.ranks import ALONE, PATIENCE, Joined, Ranks, lost
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "GROUP_RANK", "GROUP_WORLD_SIZE", "ROLE_RANK",
              "ROLE_WORLD_SIZE", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_USE_AGENT_STORE")

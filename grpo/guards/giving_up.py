@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import torch
 
+from grpo.run.files import brief
 from grpo.types import Aborted, Group
-from harness.files import brief
 
 SHOWN = 2  # completions in the message
 

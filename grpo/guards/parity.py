@@ -1,7 +1,7 @@
 """Does vLLM sample from the policy that is trained? Two engines, one distribution: their log-probs must agree.
 
 Every step compares them on each trained token, before the optimizer moves, and stops the run beyond a bound. At the
-start, harness/selftest.py makes the comparison hard to pass by luck.
+start, grpo/guards/selftest.py makes the comparison hard to pass by luck.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 
 from grpo.types import Aborted, Group, Metrics, TokenLogs
 
-# Between healthy engines, nats. TIMES the noise that harness/selftest.py measures at the start, but FLOOR at least: a policy
+# Between healthy engines, nats. TIMES the noise that selftest.py measures at the start, but FLOOR at least: a policy
 # becomes noisier where it hesitates, 7.3 times on one prompt of a real run. And a few single tokens, which may be off by
 # far more: a prompt's completions may be a few tokens in all (benchmarks/guards.md has what was seen).
 TIMES = 8

@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from grpo.config import Config
+from grpo.run.schema import from_command_line, validated
 from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
-from harness.schema import from_command_line, validated
 
 if TYPE_CHECKING:
     from grpo.policy import Policy

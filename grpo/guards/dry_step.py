@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from grpo.run.memory import GIB, available, counting_saved, ran_out
+from grpo.speed.attention import scores_bytes
 from grpo.types import Completion, Group, Prompt, Sample, Score, UserError
-from harness.memory import GIB, available, counting_saved, ran_out
-from speed.attention import scores_bytes
 
 if TYPE_CHECKING:
     from grpo.config import Config
@@ -121,7 +121,7 @@ def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[fl
     scores = scores_bytes([len(prompt.token_ids)] * len(shape), [sum(rows) for rows in shape],
                           [tokens for rows in shape for tokens in rows], policy.decoder.config.num_attention_heads,
                           torch.empty(0, dtype=policy.dtype, device=policy.device))
-    # speed/head.py has four float32 tensors of a chunk's logits at once
+    # grpo/speed/head.py has four float32 tensors of a chunk's logits at once
     chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,
             **({"attention scores": float(scores)} if scores else {}),

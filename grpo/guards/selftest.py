@@ -16,11 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
+from grpo.guards.parity import SyncError, check_parity, mean_gap, token_pairs
 from grpo.policy import Policy
 from grpo.sampler import Sampler
 from grpo.types import Completion, Group, Prompt, Score, TokenLogs
 from grpo.update import Updater
-from harness.parity import SyncError, check_parity, mean_gap, token_pairs
 
 CONTRAST = 10  # times the noise: how far another LoRA must move the log-probs
 QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ

@@ -4,7 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
-from harness.model_files import model_folder
+from grpo.run.model_files import model_folder
 
 
 def missing(path: str, device: str, run_dir: str | None = None) -> list[str]:

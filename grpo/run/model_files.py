@@ -8,8 +8,8 @@ from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.errors import HFValidationError
 from safetensors import SafetensorError, safe_open
 
+from grpo.run.files import brief, read_object
 from grpo.types import UserError
-from harness.files import brief, read_object
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json")  # each a JSON object

@@ -19,11 +19,11 @@ from safetensors.torch import save as as_bytes
 
 from grpo.config import Config
 from grpo.policy import SETTINGS, WEIGHTS, Policy
+from grpo.run.files import brief, fault, new_directory, read_object, remove, set_aside, steps_in
+from grpo.run.identity import Identity, versions
+from grpo.run.rundir import check_unchanged
 from grpo.types import UserError
 from grpo.update import Updater, learning_rate
-from harness.files import brief, fault, new_directory, read_object, remove, set_aside, steps_in
-from harness.identity import Identity, versions
-from harness.rundir import check_unchanged
 
 STATE, OPTIMIZER = "state.json", "optimizer.safetensors"
 FILES = {WEIGHTS, SETTINGS, OPTIMIZER, STATE}

@@ -16,8 +16,8 @@ from pydantic.errors import PydanticUserError
 from pydantic.fields import FieldInfo
 from yaml import CollectionEndEvent, CollectionStartEvent, CSafeLoader, ScalarEvent, YAMLError, parse
 
+from grpo.run.files import at_home, brief, read_text
 from grpo.types import UserError
-from harness.files import at_home, brief, read_text
 
 LONGEST = 2**20  # bytes of a config file
 LONGEST_VALUE = 3000  # characters of a key or a value; Python prints no integer of more than 4300 digits

@@ -5,7 +5,7 @@ advantages, denominators, metrics and alarms are the whole step's everywhere. Me
 where each rank has a GPU.
 
 vLLM takes the default process group for its own, and makes one of a single process. Ours is therefore no default group but
-an object, made from a store that speed/torchrun.py finds. A process that waits for others hears no signal: it learns that
+an object, made from a store that torchrun.py finds. A process that waits for others hears no signal: it learns that
 one is gone when the connection closes.
 """
 
@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from grpo.ranks.ahead import first_ahead
 from grpo.types import Metrics, UserError
-from speed.ahead import first_ahead
 
 if TYPE_CHECKING:
     import torch

@@ -5,8 +5,8 @@ An alarm is a metric, 0 or 1, and one line when it begins. It stops nothing: the
 
 from collections import Counter
 
+from grpo.run.files import brief
 from grpo.types import Completion, Group, Metrics
-from harness.files import brief
 
 SAME = 0.9  # share of a step's completions that give one answer, whatever they were asked ...
 SOLVED = 0.9  # ... and are rewarded on average less than this for it

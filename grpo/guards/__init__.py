@@ -1,0 +1,1 @@
+"""What stops a run that would be silently wrong, and keeps what it has learned."""
