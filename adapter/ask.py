@@ -21,15 +21,15 @@ from typing import BinaryIO
 
 from adapter.commands import add_api_options, given, run, settings_from
 from adapter.parse import VERDICTS, Verdict
-from adapter.prompt import PromptText
-from adapter.reward import resolve
-from adapter.settings import DRAWN, make_notation, make_upstream
 from adapter.turns import Turns
-from adapter.upstream import Question, Upstream
 from grpo.run.files import at_home, printable
 from grpo.run.streams import typed
 from grpo.types import Problem, UserError
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse, render
+from symbols.prompt import PromptText
+from symbols.reward import resolve
+from symbols.settings import DRAWN, make_notation, make_upstream
+from symbols.simulated import Question, Upstream
 
 MOST_AT_ONCE = 256  # expressions in a batch
 LONGEST_LINE = 100_000  # bytes of an input line
@@ -59,7 +59,7 @@ class Chain:
     def __init__(self, run_directory: str | Path, api: Upstream | None = None, **changes: object):
         """Read the run. vLLM starts with the first question.
 
-        api: what to ask first; by default the API of the run's settings, with `changes` to those (adapter/settings.py),
+        api: what to ask first; by default the API of the run's settings, with `changes` to those (symbols/settings.py),
             such as upstream="anthropic". A real one spends without a question only with api_yes=True.
         Raises UserError where the directory holds no run of this task, or this machine lacks something.
         """

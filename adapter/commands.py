@@ -6,11 +6,11 @@ import sys
 from collections.abc import Callable
 from typing import get_args
 
-from adapter.settings import Settings, UpstreamName
 from grpo.run.files import printable
 from grpo.run.schema import validated
 from grpo.run.streams import print_utf8
 from grpo.types import UserError
+from symbols.settings import Settings, UpstreamName
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:

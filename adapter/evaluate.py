@@ -38,17 +38,17 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from adapter import plots, report
-from adapter.accuracy import Entry, api_alone, chain, random_mapping, recorded
 from adapter.commands import run
-from adapter.learning import read_learning
-from adapter.outcomes import Outcome, judge
-from adapter.records import read_evaluation, read_metrics
-from adapter.report import Evaluated
-from adapter.task import SymbolTask
-from adapter.upstream import SimulatedUpstream
+from adapter.measure import plots, report
+from adapter.measure.accuracy import Entry, api_alone, chain, random_mapping, recorded
+from adapter.measure.records import read_evaluation, read_metrics
+from adapter.measure.report import Evaluated
 from grpo.run.files import at_home, printable
 from grpo.types import UserError
+from symbols.failures import Outcome, judge
+from symbols.learning import read_learning
+from symbols.simulated import SimulatedUpstream
+from symbols.task import SymbolTask
 
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter

@@ -18,8 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from adapter.records import EVALUATION, read_kept
-from adapter.settings import Settings
+from adapter.measure.records import EVALUATION, read_kept
 from grpo.chat import Chat, pick_device
 from grpo.config import Config, Lora, load
 from grpo.guards import checkpoint
@@ -30,11 +29,12 @@ from grpo.run.model_files import portable_name
 from grpo.run.preflight import missing
 from grpo.run.schema import validated
 from grpo.types import Problem, UserError
+from symbols.settings import Settings
 
 if TYPE_CHECKING:
     from grpo.sampler import Sampler
 
-TASK = "adapter.task:SymbolTask"
+TASK = "symbols.task:SymbolTask"
 LONGEST_PROMPT = 4096  # tokens; vLLM's KV cache must hold one of these and its completion
 LONGEST_SETTINGS = 2**20  # bytes of adapter_config.json; PEFT writes 1,000
 

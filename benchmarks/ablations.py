@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from adapter.dataset import Kind
-from adapter.plots import conditions_plot
-from adapter.records import read_metrics
+from adapter.measure.plots import conditions_plot
+from adapter.measure.records import read_metrics
 from grpo.config import Config, load
+from symbols.dataset import Kind
 
 ROOT = Path(__file__).parents[1]
 RUNS, PICTURE, README = ROOT / "runs" / "ablations", ROOT / "docs" / "ablations.png", ROOT / "README.md"

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from PIL import Image
 
-from adapter.plots import BLUE, GREY, STYLE, VERMILLION
+from adapter.measure.plots import BLUE, GREY, STYLE, VERMILLION
 from grpo.advantage import ADVANTAGES
 
 PICTURE = Path(__file__).parents[1] / "docs" / "advantages.png"

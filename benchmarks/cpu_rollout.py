@@ -11,13 +11,13 @@ import time
 
 import torch
 
-from adapter.task import Settings, SymbolTask
 from grpo.config import load
 from grpo.guards.selftest import random_lora
 from grpo.policy import Policy
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
 from grpo.speed.engine import two_products_a_layer_cpu
+from symbols.task import Settings, SymbolTask
 
 REPEATS = 3
 

@@ -14,9 +14,9 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from adapter.accuracy import KINDS, share
-from adapter.plots import conditions_plot
-from adapter.records import read_metrics
+from adapter.measure.accuracy import KINDS, share
+from adapter.measure.plots import conditions_plot
+from adapter.measure.records import read_metrics
 from benchmarks.ablations import CONDITIONS
 from grpo.config import load
 from grpo.types import UserError

@@ -21,7 +21,6 @@ from torch import nn
 import grpo.rollout
 import grpo.trainer
 import grpo.update
-from adapter.task import Settings, SymbolTask
 from grpo.config import load
 from grpo.guards import checkpoint
 from grpo.guards.alarms import Alarms
@@ -32,6 +31,7 @@ from grpo.run.identity import Identity
 from grpo.run.memory import memory_metrics
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
 from grpo.update import Updater
+from symbols.task import Settings, SymbolTask
 
 STEPS, WARM = 12, 2
 SHAPE = {"q_proj": (4096, 4096), "k_proj": (4096, 1024), "v_proj": (4096, 1024), "o_proj": (4096, 4096),

@@ -19,9 +19,9 @@ from pathlib import Path
 
 import anthropic
 
-from adapter.claude import ClaudeUpstream
-from adapter.upstream import Question
+from adapter.api.claude import ClaudeUpstream
 from symbols.expression import parse
+from symbols.simulated import Question
 
 QUESTIONS, CLIENTS, LATENCY_S = 1600, 32, 0.05
 TURNS = 3  # one with a server that is given, which may take minutes

@@ -11,12 +11,12 @@ import sys
 
 import torch
 
-from adapter.curriculum import IGNORE, Recipe
-from adapter.pretrain import build_model, train
-from adapter.tokenizer import build_tokenizer, chat_ids
 from examples.iso_dates import DAYS, FORMS, problem
 from grpo.run.streams import outlast_readers
 from grpo.types import Problem
+from symbols.base.curriculum import IGNORE, Recipe
+from symbols.base.pretrain import build_model, train
+from symbols.base.tokenizer import build_tokenizer, chat_ids
 
 RECIPE = Recipe(layers=2, hidden=64, heads=2, kv_heads=1, intermediate=128, batch=48, steps=800, lr=4e-3)
 

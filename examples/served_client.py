@@ -5,12 +5,12 @@ import sys
 
 import anthropic
 
-from adapter.claude import root_of
-from adapter.faults import in_words
-from adapter.prompt import PromptText
-from adapter.reward import resolve
+from adapter.api.claude import root_of
+from adapter.api.faults import in_words
 from grpo.run.streams import print_utf8, typed
 from symbols.expression import GREEK
+from symbols.prompt import PromptText
+from symbols.reward import resolve
 
 
 class ServedAdapter:

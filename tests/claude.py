@@ -2,9 +2,9 @@
 
 import json
 
-from adapter.claude import INSTRUCTION, ClaudeUpstream
-from adapter.upstream import Question
+from adapter.api.claude import INSTRUCTION, ClaudeUpstream
 from symbols.expression import parse
+from symbols.simulated import Question
 
 KEY = "sk-ant-never-shown"
 

@@ -18,7 +18,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from adapter.claude import ClaudeUpstream
+from adapter.api.claude import ClaudeUpstream
 from examples.smollm2 import weights as smollm2_weights
 from grpo.batch import pad
 from grpo.config import Config, load

@@ -5,12 +5,12 @@ In bfloat16 where the processor has AVX-512, else in float32: emulated, bfloat16
 
 import torch
 
-from adapter.task import Settings, SymbolTask
 from grpo.guards.parity import check_parity
 from grpo.guards.selftest import self_test
 from grpo.rollout import rollout, step_prompts
 from grpo.sampler import Sampler
 from grpo.update import Updater
+from symbols.task import Settings, SymbolTask
 from tests.conftest import tiny_config, tiny_policy
 
 DTYPE = "bfloat16" if "AVX512" in torch.backends.cpu.get_cpu_capability() else "float32"

@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter import dataset
-from adapter.dataset import Splits, build
 from adapter.parse import Agree, Override, Unparsed, parse_answer
-from adapter.prompt import PromptText
-from adapter.reward import reward
-from adapter.task import Settings, SymbolTask
-from adapter.upstream import SimulatedUpstream
 from grpo.run.schema import validated
 from grpo.types import Problem, UserError
+from symbols import dataset
+from symbols.dataset import Splits, build
 from symbols.expression import GREEK, evaluate, parse
 from symbols.generate import Range
+from symbols.prompt import PromptText
+from symbols.reward import reward
+from symbols.simulated import SimulatedUpstream
+from symbols.task import Settings, SymbolTask
 from tests.test_outcomes import row
 
 TINY = Range((1, 99), (2, 4), 999)

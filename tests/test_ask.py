@@ -67,7 +67,7 @@ def test_an_answer_that_is_missing_shows_in_the_exit_code(toy):
     (["3 θ 4", "--run", "RUN", "--concurrency", "0"], "api_concurrency = 0"),
     (["--file", "nowhere.txt", "--run", "RUN"], "nowhere.txt: cannot be read"),
     (["--file", "FILE", "--run", "RUN"], "line 2: not UTF-8"),
-    (["3 θ 4", "--run", "OTHER TASK"], "this command knows adapter.task:SymbolTask alone"),
+    (["3 θ 4", "--run", "OTHER TASK"], "this command knows symbols.task:SymbolTask alone"),
     (["3 θ 4", "--run", "OTHER BASE"], "the LoRA of another base than models/tiny"),
     (["3 θ 4", "--run", "DAMAGED"], "no LoRA that can be read"),
     (["3 θ 4", "--run", "UNTRAINED"], "holds no LoRA yet"),
@@ -140,7 +140,7 @@ def place(argument: str, folder: Path, tmp_path: Path) -> str:
     weights = copy / "adapter" / "adapter_model.safetensors"
     if argument == "OTHER TASK":
         text = (copy / "config.yaml").read_text()
-        (copy / "config.yaml").write_text(text.replace("adapter.task:SymbolTask", "my_task.py:Mine"))
+        (copy / "config.yaml").write_text(text.replace("symbols.task:SymbolTask", "my_task.py:Mine"))
     elif argument == "OTHER BASE":
         save_file({name: torch.zeros(t.shape[0], t.shape[1] + 1) for name, t in load_file(weights).items()}, weights)
     elif argument == "DAMAGED":

@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 
 from adapter.parse import Agree, parse_answer
-from adapter.task import Settings, SymbolTask
 from grpo.rollout import rollout, scored
 from grpo.sampler import Sampler
 from symbols.expression import GREEK, Op
+from symbols.task import Settings, SymbolTask
 from tests.conftest import tiny_config, tiny_policy
 
 

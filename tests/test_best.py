@@ -6,12 +6,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adapter.task import SymbolTask
 from grpo.chat import Chat
 from grpo.guards.best import Best, Last
 from grpo.policy import Policy
 from grpo.trainer import encode
 from grpo.types import Problem, UserError
+from symbols.task import SymbolTask
 from tests.conftest import ROOT, tiny_config, tiny_policy
 from tests.kept_run import WEIGHTS, Run, damage
 
@@ -170,7 +170,7 @@ def test_a_task_without_validation_problems_is_refused_before_anything_starts():
     for lacking in ({}, {"validation": []}):
         with pytest.raises(UserError) as caught:
             encode(chat, SimpleNamespace(train=[short], test=[short], score=len, **lacking), config)
-        assert str(caught.value) == ("task.target = adapter.task:SymbolTask: its task has no validation problems; give it "
+        assert str(caught.value) == ("task.target = symbols.task:SymbolTask: its task has no validation problems; give it "
                                      "`validation`, a list of one or more grpo.types.Problem that are in no other split")
     contexts = {}
     for split in ("train", "validation", "test"):

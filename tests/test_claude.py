@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from adapter.answers import AnswerStore
-from adapter.claude import INSTRUCTION, number_in
+from adapter.api.answers import AnswerStore
+from adapter.api.claude import INSTRUCTION, number_in
 from grpo.types import UserError
 from tests.claude import KEY, expected, questions, rows, texts
 from tests.conftest import ROOT
@@ -105,7 +105,7 @@ def test_passing_trouble_is_retried_by_the_sdk(server, claude, fault):
 
 
 def test_a_server_cannot_make_a_retry_wait_for_hours(server, claude, monkeypatch):
-    monkeypatch.setattr("adapter.claude.LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr("adapter.api.claude.LONGEST_WAIT_S", 0.2)
     server.faults += ["429 retry-after 86400", "429 retry-after Fri, 31 Dec 2100 23:59:59 GMT", "429 retry-after-ms 1e9"]
     asked = questions(3)
     assert texts(claude, asked) == expected(asked)  # and not tomorrow
@@ -216,7 +216,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(server, claude):
     code = f"""
 import resource, signal
 from pathlib import Path
-from adapter.claude import ClaudeUpstream
+from adapter.api.claude import ClaudeUpstream
 from tests.claude import questions
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))

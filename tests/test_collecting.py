@@ -12,10 +12,10 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from adapter.claude import ClaudeUpstream
-from adapter.settings import Settings
-from adapter.task import SymbolTask
+from adapter.api.claude import ClaudeUpstream
 from grpo.types import UserError
+from symbols.settings import Settings
+from symbols.task import SymbolTask
 from tests.claude import KEY, expected, questions, texts
 from tests.conftest import ROOT
 
@@ -57,7 +57,7 @@ def test_a_login_that_google_refuses_is_one_line(server, vertex, tmp_path, monke
 
 
 def command(out: Path, answers: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "adapter.dataset", "--out", str(out), "--train", "250", "--validation", "50", "--test",
+    return [sys.executable, "-m", "symbols.dataset", "--out", str(out), "--train", "250", "--validation", "50", "--test",
             "100", "--limit", "999", "--upstream", "anthropic", "--concurrency", "16", "--answers", str(answers), "--yes",
             *more]
 

@@ -56,7 +56,7 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("task.upstreem=x", ["task.upstreem", "did you mean upstream?"]),
     ("task.target=nowhere", ["task.target", "nowhere"]),
     ("task.target=nowhere:Task", ["task.target", "nowhere", "module:Class"]),
-    ("task.target=adapter.task:Nope", ["task.target", "Nope"]),
+    ("task.target=symbols.task:Nope", ["task.target", "Nope"]),
     ("steps", ["steps", "key.path=value"]),
     ("records.rollouts=some", ["records.rollouts = 'some': expected auto, all, none, or how many steps apart"]),
     ("records.rollouts=0", ["records.rollouts = 0: expected"]),

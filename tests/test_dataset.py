@@ -5,12 +5,12 @@ import sys
 
 import pytest
 
-from adapter import dataset
 from adapter.commands import run
-from adapter.settings import Settings
-from adapter.task import SymbolTask
 from grpo.types import UserError
+from symbols import dataset
 from symbols.expression import GREEK, STANDARD, evaluate, parse, render
+from symbols.settings import Settings
+from symbols.task import SymbolTask
 from tests.conftest import lines
 
 FILES = ("train.jsonl", "validation.jsonl", "test.jsonl")
@@ -18,7 +18,7 @@ FILES = ("train.jsonl", "validation.jsonl", "test.jsonl")
 
 @pytest.fixture
 def make(tmp_path, monkeypatch, capsys):
-    """`python -m adapter.dataset --out tmp_path/NAME ...`: exit code and its last line."""
+    """`python -m symbols.dataset --out tmp_path/NAME ...`: exit code and its last line."""
 
     def command(name: str, *arguments: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["dataset", "--out", str(tmp_path / name), *arguments])
@@ -146,7 +146,7 @@ def test_a_file_cut_short_leaking_or_absent_is_named(folder):
     with pytest.raises(UserError, match=r"test.jsonl: holds no rows"):
         dataset.read(folder, GREEK)
     (folder / "test.jsonl").unlink()
-    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .*; make it with python -m adapter.dataset"):
+    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .*; make it with python -m symbols.dataset"):
         dataset.read(folder, GREEK)
 
 

@@ -13,13 +13,13 @@ from matplotlib.mathtext import MathTextParser
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from adapter.settings import Settings
 from benchmarks.advantages import PICTURE, of_a_group, of_a_success
 from grpo.advantage import ADVANTAGES
 from grpo.compare.variants import PAPERS
 from grpo.config import Algorithm, Config
 from grpo.presets import PRESETS
 from grpo.update import Updater, learning_rate
+from symbols.settings import Settings
 from tests.conftest import ROOT, every, group_of, lines, tiny_config, tiny_policy
 from tests.renew_lines import DOCS, REFERENCE, places, renewed
 

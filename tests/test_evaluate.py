@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file, save_file
 
-from adapter import plots, report
-from adapter.accuracy import api_alone, chain, mcnemar_p, random_mapping, share
 from adapter.commands import run
 from adapter.evaluate import FILES, check_replaceable, main
-from adapter.outcomes import FAILURES, judge
+from adapter.measure import plots, report
+from adapter.measure.accuracy import api_alone, chain, mcnemar_p, random_mapping, share
 from symbols.expression import GREEK
+from symbols.failures import FAILURES, judge
 from tests.conftest import LONG, ROOT
 from tests.test_outcomes import VAGUE, row
 

@@ -5,13 +5,13 @@ import io
 import pytest
 
 from adapter.ask import Chain, read_lines
-from adapter.settings import Settings
 from grpo.config import load
 from grpo.run.files import at_home, read_object
 from grpo.run.schema import read_config, validated
 from grpo.run.tasks import load_class
 from grpo.types import UserError
 from symbols.expression import GREEK
+from symbols.settings import Settings
 from tests.conftest import ROOT, TINY
 
 

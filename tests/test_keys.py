@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from adapter.faults import without_keys
+from adapter.api.faults import without_keys
 from grpo.types import UserError
 from tests.claude import KEY, expected, questions, texts
 from tests.conftest import run_train

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from adapter import report
-from adapter.accuracy import recorded
-from adapter.learning import moving_mean, reached, read_learning
-from adapter.records import read_evaluation, read_kept, read_metrics
+from adapter.measure import report
+from adapter.measure.accuracy import recorded
+from adapter.measure.records import read_evaluation, read_kept, read_metrics
 from grpo.types import UserError
 from symbols.expression import GREEK, Op
+from symbols.learning import moving_mean, reached, read_learning
 from tests.test_outcomes import row
 
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from adapter.claude import INSTRUCTION, ClaudeUpstream
+from adapter.api.claude import INSTRUCTION, ClaudeUpstream
 from grpo.types import UserError
 from tests.claude import KEY, expected, questions, rows, texts
 from tests.conftest import ROOT
@@ -66,7 +66,7 @@ def test_results_that_break_off_are_read_again(server, batches, fault):
 
 
 def test_many_go_in_several_batches(server, batches, monkeypatch):
-    monkeypatch.setattr("adapter.message_batches.MOST", 10)
+    monkeypatch.setattr("adapter.api.message_batches.MOST", 10)
     asked = questions(25)
     assert texts(batches, asked) == expected(asked)
     assert [len(b["requests"]) for b in server.batches.values()] == [10, 10, 5]
@@ -89,8 +89,8 @@ def killed(batches: ClaudeUpstream, *, when: str) -> None:
     code = f"""
 import os, signal
 from pathlib import Path
-from adapter import message_batches as m
-from adapter.claude import ClaudeUpstream
+from adapter.api import message_batches as m
+from adapter.api.claude import ClaudeUpstream
 from tests.claude import questions
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 {when}

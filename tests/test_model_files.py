@@ -74,7 +74,7 @@ def test_a_file_that_is_not_what_its_name_says(base, name, content, words):
 def test_it_is_said_before_the_task_is_made(base, monkeypatch, capsys):
     """A task may ask an API, which costs money."""
     (base / "model.safetensors").write_text(POINTER)
-    monkeypatch.setattr("adapter.task.SymbolTask.__init__", lambda *_, **__: pytest.fail("the task is made"))
+    monkeypatch.setattr("symbols.task.SymbolTask.__init__", lambda *_, **__: pytest.fail("the task is made"))
     assert train.main([str(ROOT / "configs" / "tiny.yaml"), f"model.path={base}", f"run.dir={base}/run"]) == 2
     assert capsys.readouterr().err.startswith(f"error: model.path = {base}: model.safetensors is a Git LFS pointer")
 

@@ -8,12 +8,12 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from adapter.ask import Chain
-from adapter.dataset import Splits, build, write
-from adapter.pretrain import read_recipe
-from adapter.settings import Settings, make_notation, make_range, make_upstream
-from adapter.task import SymbolTask
 from grpo.config import Algorithm, Config
 from grpo.types import UserError
+from symbols.base.pretrain import read_recipe
+from symbols.dataset import Splits, build, write
+from symbols.settings import Settings, make_notation, make_range, make_upstream
+from symbols.task import SymbolTask
 from tests.conftest import ROOT, run_train, tiny_config
 from tests.reference import by_grpo, drawn_step
 

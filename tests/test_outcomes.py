@@ -4,12 +4,12 @@ from fractions import Fraction
 
 import pytest
 
-from adapter.accuracy import random_mapping
-from adapter.dataset import Row
-from adapter.outcomes import judge, stated, values_of_readings
-from adapter.prompt import PromptText
-from adapter.upstream import UpstreamAnswer
+from adapter.measure.accuracy import random_mapping
+from symbols.dataset import Row
 from symbols.expression import GREEK, STANDARD, Op, evaluate, parse
+from symbols.failures import judge, stated, values_of_readings
+from symbols.prompt import PromptText
+from symbols.simulated import UpstreamAnswer
 
 VAGUE = PromptText("vague", GREEK)
 

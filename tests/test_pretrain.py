@@ -13,18 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from adapter.curriculum import CONDITIONS, IGNORE, Recipe, corpus, draw_sample, drill, make_samples
-from adapter.pretrain import Pool, build_model, loss_of, read_recipe
-from adapter.scratchpad import write
-from adapter.tokenizer import build_tokenizer
-from adapter.upstream import SimulatedUpstream
+from symbols.base.curriculum import CONDITIONS, IGNORE, Recipe, corpus, draw_sample, drill, make_samples
+from symbols.base.pretrain import Pool, build_model, loss_of, read_recipe
+from symbols.base.scratchpad import write
+from symbols.base.tokenizer import build_tokenizer
 from symbols.expression import GREEK, Expression, Op, evaluate, parse
+from symbols.simulated import SimulatedUpstream
 from tests.conftest import ROOT
 
 
 def pretrain(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "adapter.pretrain", *arguments], cwd=ROOT, capture_output=True, text=True,
-                          check=False)
+    return subprocess.run([sys.executable, "-m", "symbols.base.pretrain", *arguments], cwd=ROOT, capture_output=True,
+                          text=True, check=False)
 
 
 def test_the_scratchpad_of_the_issue():

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from adapter.learning import read_learning
 from grpo.compare.__main__ import main as compare
 from grpo.config import load
 from grpo.report.__main__ import report
@@ -16,6 +15,7 @@ from grpo.run.records import RunLog
 from grpo.run.rollouts import TOKEN, KeptSteps, rollout_files, write_rollout
 from grpo.types import Completion, Group, Problem, Prompt, Sample, Score, TokenLog
 from symbols.expression import GREEK
+from symbols.learning import read_learning
 from tests.conftest import lines
 from tests.report_run import SMALL, fabricate
 

@@ -83,7 +83,7 @@ def told(monkeypatch, capsys):
     def reached(*_: object, **__: object) -> None:
         raise Reached
 
-    monkeypatch.setattr("adapter.task.SymbolTask.__init__", reached)
+    monkeypatch.setattr("symbols.task.SymbolTask.__init__", reached)
 
     def tell(*arguments: str) -> str:
         with suppress(Reached):

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from adapter.dataset import Splits, build
-from adapter.upstream import SimulatedUpstream
 from examples.served_client import ServedAdapter
 from grpo.types import UserError
+from symbols.dataset import Splits, build
 from symbols.expression import GREEK
 from symbols.generate import Range
+from symbols.simulated import SimulatedUpstream
 from tests.claude import rows
 from tests.conftest import ROOT
 

@@ -21,7 +21,7 @@ from transformers import (
     SmolLM3ForCausalLM,
 )
 
-from adapter.tokenizer import build_tokenizer
+from symbols.base.tokenizer import build_tokenizer
 from tests.conftest import ROOT, lines, run_train
 
 KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_right", "groups/all_wrong", "groups/mixed",

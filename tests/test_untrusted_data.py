@@ -10,15 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from adapter import dataset, learning, message_batches
-from adapter.answers import LONGEST_LINE, AnswerStore
+from adapter.api import message_batches
+from adapter.api.answers import LONGEST_LINE, AnswerStore
 from adapter.commands import run
-from adapter.learning import read_learning
-from adapter.records import read_evaluation, read_kept, read_metrics
-from adapter.settings import Settings
-from adapter.task import SymbolTask
+from adapter.measure.records import read_evaluation, read_kept, read_metrics
 from grpo.types import UserError
+from symbols import dataset, learning
 from symbols.expression import GREEK
+from symbols.learning import read_learning
+from symbols.settings import Settings
+from symbols.task import SymbolTask
 from tests import messages_server
 from tests.claude import KEY, expected, questions, rows, texts
 from tests.test_outcomes import row

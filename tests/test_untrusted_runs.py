@@ -12,12 +12,13 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
-from adapter import evaluate, plots, report
+from adapter import evaluate
 from adapter.ask import Chain
-from adapter.outcomes import judge
+from adapter.measure import plots, report
 from adapter.trained import LONGEST_SETTINGS, TrainedAdapter
 from grpo.guards import checkpoint
 from grpo.run.files import new_directory
+from symbols.failures import judge
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
 from tests.test_outcomes import VAGUE, row
 from tests.test_untrusted_data import DEEP, refused

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from adapter.settings import Settings
-from adapter.task import SymbolTask
 from grpo.types import Problem, Score
+from symbols.settings import Settings
+from symbols.task import SymbolTask
 
 
 class LateTask(SymbolTask):

@@ -17,11 +17,11 @@ from functools import cache
 from itertools import product
 from typing import Literal, get_args
 
-from adapter.dataset import Row
 from adapter.parse import VERDICTS, Verdict, parse_number
-from adapter.prompt import PromptText
-from adapter.reward import resolve
+from symbols.dataset import Row
 from symbols.expression import Expression, Notation, Op, evaluate, parse
+from symbols.prompt import PromptText
+from symbols.reward import resolve
 
 Failure = Literal["echo", "wrong symbol", "arithmetic slip", "unparsed", "truncated"]
 FAILURES: tuple[Failure, ...] = get_args(Failure)

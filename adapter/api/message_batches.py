@@ -19,8 +19,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from adapter.answers import AnswerStore, Request
-from adapter.faults import scrubbed
+from adapter.api.answers import AnswerStore, Request
+from adapter.api.faults import scrubbed
 from grpo.run.files import brief, read_object, write_text
 from grpo.types import UserError
 

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from adapter.accuracy import Entry, Share
-from adapter.learning import WINDOW, Curve, Learning, moving_mean
+from adapter.measure.accuracy import Entry, Share
 from symbols.expression import Notation
+from symbols.learning import WINDOW, Curve, Learning, moving_mean
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
 COLOURS = {"custom": BLUE, "standard": VERMILLION}

@@ -6,15 +6,15 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 
-from adapter import claude
-from adapter.dataset import Row, Splits, build, check_said, read
-from adapter.outcomes import api_right, chance
+from adapter.api import claude
 from adapter.parse import Unparsed, boxes_in, in_short
-from adapter.prompt import PromptText
-from adapter.reward import reward
-from adapter.settings import Settings, make_notation, make_range, make_upstream
-from adapter.upstream import SIMULATED, SimulatedUpstream
 from grpo.types import Problem, Reference, Score, Table, UserError
+from symbols.dataset import Row, Splits, build, check_said, read
+from symbols.failures import api_right, chance
+from symbols.prompt import PromptText
+from symbols.reward import reward
+from symbols.settings import Settings, make_notation, make_range, make_upstream
+from symbols.simulated import SIMULATED, SimulatedUpstream
 
 
 class SymbolTask:

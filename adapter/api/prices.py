@@ -2,7 +2,7 @@
 
 import re
 
-from adapter.answers import Request
+from adapter.api.answers import Request
 
 PRICES = {  # US dollars for a million tokens, in and out; platform.claude.com, November 2026
     "claude-haiku-4-5": (1.0, 5.0), "claude-haiku-5-5": (0.1, 0.5), "claude-sonnet-5-5": (2.0, 10.0),

@@ -1,7 +1,7 @@
 """The data set: expressions, half custom and half standard, each with its truth and the API's answer.
 
-    python -m adapter.dataset --out data/mine                                     the simulated API
-    python -m adapter.dataset --out data/haiku --upstream anthropic [--batch]     a real one; asks before it spends
+    python -m symbols.dataset --out data/mine                                     the simulated API
+    python -m symbols.dataset --out data/haiku --upstream anthropic [--batch]     a real one; asks before it spends
 
 A real API's answers are kept in data/answers.jsonl, whatever --out is, and asked for once. The command writes train.jsonl,
 validation.jsonl and test.jsonl, one row an expression:
@@ -24,13 +24,13 @@ from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from adapter.commands import add_api_options, given, run, settings_from
 from adapter.parse import parse_number
-from adapter.prompt import EXAMPLES
-from adapter.settings import DRAWN, Settings, make_notation, make_range, make_upstream
-from adapter.upstream import NONE, Question, Upstream, UpstreamAnswer
 from grpo.run.files import at_home, write_text
 from grpo.types import UserError
 from symbols.expression import STANDARD, Expression, ExpressionError, Notation, evaluate, parse, render
 from symbols.generate import Range, draw_many
+from symbols.prompt import EXAMPLES
+from symbols.settings import DRAWN, Settings, make_notation, make_range, make_upstream
+from symbols.simulated import NONE, Question, Upstream, UpstreamAnswer
 
 T = TypeVar("T")
 Kind = Literal["custom", "standard"]
@@ -118,12 +118,12 @@ def check_said(settings: Settings, splits: Splits[list[Row]]) -> None:
         path, value = Path(settings.data) / f"{name}.jsonl", getattr(settings, name)
         if name in said and len(rows) != value:
             raise UserError(f"task.{name} = {value}: {path} has {len(rows)} rows; set task.{name}={len(rows)}, or make "
-                            "another folder with python -m adapter.dataset")
+                            "another folder with python -m symbols.dataset")
         for number, row in enumerate(rows, 1):
             for key in sorted(within.misses(parse(row.expression, _notation(row.kind, notation))) & said):
                 raise UserError(f"task.{key} = {getattr(settings, key)}: {path}: line {number}: {row.expression[:60]} is "
                                 f"not within it; set task.{key} to what the folder was made with, or make another one with "
-                                "python -m adapter.dataset")
+                                "python -m symbols.dataset")
 
 
 def _question(expression: Expression, custom: bool, notation: Notation) -> Question:
@@ -151,14 +151,14 @@ def _read_file(path: Path, notation: Notation) -> list[Row]:
                     rows.append(_read_row(line, notation))
                 except ValueError as error:
                     raise UserError(f"{path}: line {len(rows) + 1}: {error}; "
-                                    "make it anew with python -m adapter.dataset") from None
+                                    "make it anew with python -m symbols.dataset") from None
     except OSError as error:
         again = (", with the options that made the folder: the other files stay as they are, and no answer that is kept is "
                  "asked for again" if path.stem == "validation" else "")
         raise UserError(f"{path}: cannot be read ({error.strerror}); make it with "
-                        f"python -m adapter.dataset --out {path.parent}{again}") from None
+                        f"python -m symbols.dataset --out {path.parent}{again}") from None
     if not rows:
-        raise UserError(f"{path}: holds no rows; make it anew with python -m adapter.dataset")
+        raise UserError(f"{path}: holds no rows; make it anew with python -m symbols.dataset")
     return rows
 
 
@@ -198,7 +198,7 @@ def _read_row(line: bytes, notation: Notation) -> Row:
 
 def main(arguments: list[str]) -> None:
     """The command."""
-    parser = argparse.ArgumentParser(prog="python -m adapter.dataset", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python -m symbols.dataset", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=at_home, help="the folder to write")
     parser.add_argument("--seed", type=int, default=0, help="decides the expressions, and the simulated answers (default 0)")

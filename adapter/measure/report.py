@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from adapter.accuracy import KINDS, Entry, Share
-from adapter.learning import LEVELS, WINDOW, Learning, moving_mean, reached
-from adapter.outcomes import FAILURES, Outcome
-from adapter.records import MetricsLine
-from adapter.task import SymbolTask
+from adapter.measure.accuracy import KINDS, Entry, Share
+from adapter.measure.records import MetricsLine
 from grpo.run.files import printable
 from symbols.expression import Notation
+from symbols.failures import FAILURES, Outcome
+from symbols.learning import LEVELS, WINDOW, Learning, moving_mean, reached
+from symbols.task import SymbolTask
 
 WIDTH = 100
 EXAMPLES = 3  # of each class of failure

@@ -19,14 +19,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from adapter import message_batches
-from adapter.answers import AnswerStore, Request, key_of
-from adapter.faults import api_errors, google_errors, in_words
+from adapter.api import message_batches
+from adapter.api.answers import AnswerStore, Request, key_of
+from adapter.api.faults import api_errors, google_errors, in_words
+from adapter.api.prices import estimate
 from adapter.parse import parse_number
-from adapter.prices import estimate
-from adapter.upstream import NONE, Question, UpstreamAnswer
 from grpo.run.files import brief
 from grpo.types import UserError
+from symbols.simulated import NONE, Question, UpstreamAnswer
 
 if TYPE_CHECKING:
     import anthropic

@@ -17,12 +17,12 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from adapter import scratchpad
-from adapter.prompt import PromptText, question
-from adapter.tokenizer import chat_ids
-from adapter.upstream import NONE, Question, SimulatedUpstream, near_miss
+from symbols.base import scratchpad
+from symbols.base.tokenizer import chat_ids
 from symbols.expression import GREEK, STANDARD, Expression, Notation, Op, evaluate, render
 from symbols.generate import Range, draw
+from symbols.prompt import PromptText, question
+from symbols.simulated import NONE, Question, SimulatedUpstream, near_miss
 
 # Share of each condition among the samples. The vague one is what GRPO trains on; the base must read the others too.
 CONDITIONS = {"vague": 0.55, "explicit": 0.15, "explicit_no_correct": 0.15, "none_no_correct": 0.15}
@@ -41,7 +41,7 @@ class Recipe:
     terms: list[int] = field(default_factory=lambda: [2, 4])
     limit: int = 999
     digits: int = 1  # of a token of a number: 1, or 2
-    worked: bool = False  # products and quotients are worked out on paper, adapter/scratchpad.py
+    worked: bool = False  # products and quotients are worked out on paper, symbols/base/scratchpad.py
     layers: int = 4
     hidden: int = 192
     heads: int = 6

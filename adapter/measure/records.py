@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from adapter.dataset import Kind
 from grpo.run.files import first_fault, read_lines, read_text
 from grpo.types import Table, UserError
+from symbols.dataset import Kind
 
 EVALUATION = "evaluation.json"
 LONGEST_EVALUATION = 16 * 2**20  # bytes of evaluation.json; an evaluation has about 100

@@ -5,11 +5,11 @@ import random
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from adapter.curriculum import CONDITIONS, Recipe, Sample, draw_sample
 from adapter.parse import Agree, parse_answer
-from adapter.tokenizer import chat_ids
-from adapter.upstream import SimulatedUpstream
+from symbols.base.curriculum import CONDITIONS, Recipe, Sample, draw_sample
+from symbols.base.tokenizer import chat_ids
 from symbols.expression import Op
+from symbols.simulated import SimulatedUpstream
 
 LONGEST = 160  # tokens of a completion
 

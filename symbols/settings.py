@@ -5,12 +5,12 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from adapter.claude import ClaudeUpstream
-from adapter.prompt import Condition
-from adapter.upstream import SimulatedUpstream, Upstream
+from adapter.api.claude import ClaudeUpstream
 from grpo.run.schema import PathName
 from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range
+from symbols.prompt import Condition
+from symbols.simulated import SimulatedUpstream, Upstream
 
 UpstreamName = Literal["simulated", "anthropic", "vertex"]
 DRAWN = ("operands", "terms", "limit", "train", "validation", "test")  # keys by which a data set is drawn
@@ -20,10 +20,10 @@ class Settings(BaseModel):
     """What to ask, of which API, and what the adapter is told."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-    condition: Condition = Field("vague", description="what the prompt tells, adapter/prompt.py")
+    condition: Condition = Field("vague", description="what the prompt tells, symbols/prompt.py")
     symbols: dict[str, str] = Field({sign: op.value for sign, op in GREEK.items()},
                                     description="sign -> one of + − × ÷, one for each")
-    data: PathName | None = Field(None, description="a folder made by `python -m adapter.dataset`, of which the keys below "
+    data: PathName | None = Field(None, description="a folder made by `python -m symbols.dataset`, of which the keys below "
                                                     "must be true; without it a data set is drawn by them",
                                   examples=["data/mine"])
     operands: list[int] = Field([1, 99], min_length=2, max_length=2, description="smallest and largest")

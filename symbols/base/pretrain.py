@@ -1,10 +1,10 @@
-"""Make a base from nothing: `python -m adapter.pretrain [RECIPE.yaml] [key=value ...]`, keys as in curriculum.Recipe.
+"""Make a base from nothing: `python -m symbols.base.pretrain [RECIPE.yaml] [key=value ...]`, keys as in curriculum.Recipe.
 
 Without a recipe it makes the embedded one, models/tiny; configs/pretrain/full.yaml is for the full-sized task, on a GPU.
 
 The base is what an instruction-tuned model would be to the real experiment: it knows the prompt, the answer format
 and the arithmetic, and it has no idea what the symbols mean. Its loss is on the completion only; its completions
-are written by adapter/scratchpad.py, with a uniform guess for every symbol that the prompt does not define.
+are written by symbols/base/scratchpad.py, with a uniform guess for every symbol that the prompt does not define.
 
 What is left out: everything a language model knows. It reads this prompt and nothing else.
 """
@@ -23,11 +23,11 @@ from torch.nn import functional as F
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from yaml import YAMLError
 
-from adapter.curriculum import IGNORE, Recipe, corpus, make_samples
-from adapter.pretrain_figures import measure
-from adapter.tokenizer import build_tokenizer
 from grpo.run.files import at_home
 from grpo.run.streams import outlast_readers
+from symbols.base.curriculum import IGNORE, Recipe, corpus, make_samples
+from symbols.base.figures import measure
+from symbols.base.tokenizer import build_tokenizer
 
 
 def build_model(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
@@ -153,5 +153,5 @@ if __name__ == "__main__":
         chosen = read_recipe(sys.argv[1:])
     except (OmegaConfBaseException, OSError, YAMLError, ValueError) as error:
         sys.exit(f"error: {str(error).splitlines()[0]}; give key=value, or a file of them (configs/pretrain/full.yaml), "
-                 "with the keys of Recipe in adapter/curriculum.py")
+                 "with the keys of Recipe in symbols/base/curriculum.py")
     main(chosen)

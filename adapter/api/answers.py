@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from adapter.faults import without_keys
+from adapter.api.faults import without_keys
 from grpo.types import UserError
 
 if TYPE_CHECKING:

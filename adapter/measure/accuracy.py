@@ -6,10 +6,10 @@ from typing import TypeVar
 
 from scipy.stats import binomtest
 
-from adapter.dataset import Row
-from adapter.outcomes import Outcome, api_right, chance
 from grpo.types import Table
+from symbols.dataset import Row
 from symbols.expression import Notation
+from symbols.failures import Outcome, api_right, chance
 
 T = TypeVar("T")
 KINDS = ("custom", "standard", "overall")

@@ -14,12 +14,12 @@ from typing import Literal
 
 from tqdm import tqdm
 
-from adapter.outcomes import signs_in, stated
-from adapter.records import RolloutLine
+from adapter.measure.records import RolloutLine
 from grpo.run.files import read_lines
 from grpo.run.rollouts import rollout_files
 from grpo.types import UserError
 from symbols.expression import ExpressionError, Notation, parse
+from symbols.failures import signs_in, stated
 
 WINDOW = 5  # values
 LEVELS = (0.5, 0.9)

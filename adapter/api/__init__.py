@@ -1,0 +1,1 @@
+"""What is asked first: a proprietary API, and what it answered."""

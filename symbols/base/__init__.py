@@ -1,0 +1,1 @@
+"""The embedded base: what makes it, from nothing."""
