@@ -173,7 +173,7 @@ def test_a_folder_of_before_there_was_a_validation_split_gets_one(server, tmp_pa
     whole = {name: (tmp_path / "data" / name).read_bytes() for name in FILES}
     (tmp_path / "data" / "validation.jsonl").unlink()
     with pytest.raises(UserError, match=r"validation\.jsonl: cannot be read \(No such file or directory\); make it with "
-                                        r"python -m adapter\.dataset --out .*/data, with the options that made the folder"):
+                                        r"python -m symbols\.dataset --out .*/data, with the options that made the folder"):
         dataset.read(tmp_path / "data", GREEK)
     asked = len(server.asked)
     code, line = make("data", *api, "--validation", "6")
