@@ -12,8 +12,8 @@ from adapter.verifiers.json import Json
 from adapter.verifiers.number import Number
 from adapter.verifiers.settings import VerifierSettings, make_verifier
 from adapter.verifiers.text import Text
+from grpo.run.schema import validated
 from grpo.types import UserError
-from harness.schema import validated
 
 ABC = Choice(("A", "B", "C"))
 CITIES = Choice(("Paris", "Rome", "New York", "York"))

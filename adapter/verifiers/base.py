@@ -6,7 +6,7 @@ from typing import Protocol
 
 from adapter.questions import Row
 from adapter.verdict import boxes_in
-from harness.files import brief
+from grpo.run.files import brief
 
 
 class Verifier(Protocol):

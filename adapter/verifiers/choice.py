@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from adapter.questions import Row
 from adapter.verifiers.base import accepted, check_each, last_box
 from adapter.verifiers.text import of_row, same
-from harness.files import brief
+from grpo.run.files import brief
 
 MOST = 200  # choices
 LONGEST_TEXT = 20_000  # characters of free text, from its end

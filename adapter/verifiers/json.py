@@ -14,7 +14,7 @@ from decimal import Context, Decimal
 
 from adapter.questions import Row
 from adapter.verifiers.base import last_box
-from harness.files import brief
+from grpo.run.files import brief
 
 LONGEST = 20_000  # characters of an answer
 DEEPEST = 50  # lists and objects within each other

@@ -11,7 +11,7 @@ from adapter.verifiers.date import Date
 from adapter.verifiers.json import Json
 from adapter.verifiers.number import Number
 from adapter.verifiers.text import LONGEST, Text, same
-from harness.schema import Section
+from grpo.run.schema import Section
 
 KINDS = {"number": Number, "text": Text, "choice": Choice, "date": Date, "json": Json}
 OPTIONS = {"number": {"tolerance", "relative"}, "text": set(), "choice": {"choices", "field"}, "date": set(), "json": set()}
