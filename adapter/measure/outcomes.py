@@ -1,0 +1,47 @@
+"""One completion of a test question, judged: its answer, whether that is right, and if not, why.
+
+A wrong completion is in one class of FAILURES, the first of these that applies:
+
+    truncated        the token limit cut it off, and it holds no answer
+    unparsed         it holds no answer: no \\boxed{}, nothing of the verifier's kind in it, or a CORRECT that is not offered
+    wrong agreement  it agrees with an answer of the API that is wrong
+    echo             it gives the API's wrong answer again
+    wrong override   the rest: an answer of its own, and a wrong one
+
+A task may have classes of its own (adapter/corrector.py).
+"""
+
+from dataclasses import dataclass, replace
+
+from adapter.questions import Row
+from adapter.verdict import Verdict
+
+FAILURES = ("truncated", "unparsed", "wrong agreement", "echo", "wrong override")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a test question."""
+
+    row: Row
+    completion: str
+    truncated: bool
+    verdict: Verdict
+    api_extracted: str | None  # the API's answer; None: it gave none
+    api_right: bool
+    answer: str | None  # the chain's final one
+    right: bool
+    failure: str | None = None  # None where right
+
+    def because(self, failure: str) -> "Outcome":
+        """The same, with its class of failure."""
+        return replace(self, failure=failure)
+
+
+def why_wrong(outcome: Outcome) -> str:
+    """The class of a wrong outcome, one of FAILURES."""
+    if outcome.verdict == "unparsed":
+        return "truncated" if outcome.truncated else "unparsed"
+    if outcome.verdict == "correct":
+        return "wrong agreement"
+    return "echo" if outcome.answer == outcome.api_extracted else "wrong override"

@@ -1,0 +1,186 @@
+"""Data sets: JSON lines to rows, each checked; how one file is divided; and rows to JSON lines.
+
+    {"question": "How many legs has a spider?", "answer": 8, "kind": "animals", "api_answer": "Six.", "id": "a-17"}
+
+question and answer are needed. api_answer is the API's whole text, where it is known. model and date say who gave it, and
+when. Other fields are the task's own: a user's verifier is given them.
+
+A folder has train.jsonl, validation.jsonl and test.jsonl. A single file is divided by a hash of each question, so that a
+question stays where it is as the file grows.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from adapter.questions import ApiAnswer, Row
+from grpo.run.files import brief, write_text
+from grpo.types import UserError
+
+T = TypeVar("T")
+LONGEST_LINE = 2**20  # bytes
+MOST_ROWS = 10**6
+KNOWN = ("question", "answer", "kind", "id", "api_answer", "model", "date")
+RECORDED = "recorded"  # the model of an answer that names none
+_DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+class Splits(NamedTuple, Generic[T]):
+    """Of each split one."""
+
+    train: T
+    validation: T
+    test: T
+
+
+def read_data(
+    place: Path, shares: Sequence[float], fields: Mapping[str, str], check: Callable[[Row], None]
+) -> Splits[list[Row]]:
+    """The rows of a folder's three files, or of one file, divided. shares: of train, validation and test.
+
+    check raises ValueError, in words, for a row that cannot be used. Raises UserError, naming file and line, where a row is
+    wrong, a question is in two files, or a split is empty.
+    """
+    if not place.is_dir():
+        parts = divided(read_rows(place, fields, check), shares)
+        for name, rows in parts._asdict().items():
+            if not rows:
+                raise UserError(f"{place}: no question falls to {name}; add questions, give it a larger share in "
+                                "task.shares, or name a folder with train.jsonl, validation.jsonl and test.jsonl")
+        return parts
+    first_in: dict[str, str] = {}
+    splits = Splits(*(read_rows(place / f"{name}.jsonl", fields, check) for name in Splits._fields))
+    for name, rows in splits._asdict().items():
+        for number, row in enumerate(rows, 1):
+            if (other := first_in.setdefault(same(row.question), name)) != name:
+                raise UserError(f"{place / f'{name}.jsonl'}: row {number}: {brief(repr(row.question), 60)} is in "
+                                f"{other}.jsonl too; delete it from one of them")
+    return splits
+
+
+def read_rows(path: Path, fields: Mapping[str, str], check: Callable[[Row], None]) -> list[Row]:
+    """The rows of a file, blank lines left out. Raises UserError, naming file and line, where one is wrong."""
+    rows, number, ids = [], 0, {}
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                try:
+                    if row := _row(line, number, fields):
+                        if (other := ids.setdefault(row.id, number)) != number:
+                            raise ValueError(f"id {brief(repr(row.id), 60)} is that of line {other} too; rename one of them")
+                        check(row)
+                        rows.append(row)
+                    if len(rows) > MOST_ROWS:
+                        raise ValueError(f"more than {MOST_ROWS:,} rows; cut the file")
+                except ValueError as error:
+                    raise UserError(f"{path}: line {number}: {error}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); task.data names a .jsonl file, or a folder with "
+                        "train.jsonl, validation.jsonl and test.jsonl") from None
+    if not rows:
+        raise UserError(f'{path}: holds no rows; give one JSON object a line, such as {{"question": "2 + 2", "answer": 4}}')
+    return rows
+
+
+def same(question: str) -> str:
+    """What makes two questions one: white space does not."""
+    return " ".join(question.split())
+
+
+def divided(rows: Sequence[Row], shares: Sequence[float]) -> Splits[list[Row]]:
+    """Each row in one of three splits, by a hash of its question; shares of train, validation and test, which sum to 1."""
+    splits = Splits([], [], [])
+    for row in rows:
+        at = int.from_bytes(hashlib.sha256(same(row.question).encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64
+        splits[(at >= shares[0]) + (at >= shares[0] + shares[1])].append(row)
+    return splits
+
+
+def written(row: Row) -> str:
+    """A row as a line of a file."""
+    line: dict[str, object] = {"question": row.question, "kind": row.kind, "answer": row.answer, "id": row.id}
+    if row.api is not None:
+        line |= {"api_answer": row.api.text, "model": row.api.model, "date": row.api.date}
+    return json.dumps({name: value for name, value in line.items() if value != ""} | row.more, ensure_ascii=False) + "\n"
+
+
+def write_splits(folder: Path, splits: Splits[Sequence[Row]]) -> None:
+    """Write the files, each whole or not at all. Raises UserError where they cannot be, or would replace other ones."""
+    texts = {folder / f"{name}.jsonl": "".join(map(written, rows)) for name, rows in splits._asdict().items()}
+    try:
+        for path, text in texts.items():
+            new = text.encode()
+            if path.exists() and (path.stat().st_size != len(new) or path.read_bytes() != new):
+                raise UserError(f"--out {folder}: {path.name} is there already, and is another one; "
+                                "choose another folder (a real API's answers are kept elsewhere, and serve there too)")
+        folder.mkdir(parents=True, exist_ok=True)
+        for path, text in texts.items():
+            write_text(path, text)
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+def _row(line: bytes, number: int, fields: Mapping[str, str]) -> Row | None:
+    """A line as a row; None where it is blank. Raises ValueError, in words, where it is none."""
+    if len(line) > LONGEST_LINE:
+        raise ValueError(f"longer than {LONGEST_LINE:,} bytes; shorten it, or leave it out")
+    try:
+        text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark, as editors on Windows write it
+        if not text.strip():
+            return None
+        found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_twins)
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8; save the file as UTF-8") from None
+    except (json.JSONDecodeError, RecursionError):
+        raise ValueError('no JSON; expected an object on one line, such as {"question": "2 + 2", "answer": 4}') from None
+    if not isinstance(found, dict):
+        raise ValueError('no object; expected one, such as {"question": "2 + 2", "answer": 4}')
+    values = {}
+    for name in KNOWN:
+        theirs = fields.get(name, name)
+        if theirs in found:
+            values[name] = found.pop(theirs)
+        elif name in ("question", "answer") or name in fields:
+            raise ValueError(f"has no field {brief(repr(theirs), 60)}; add it, or say in task.fields what it is called here"
+                             + (f" ({name}: {theirs})" if name in fields else f", such as {{{name}: prompt}}"))
+    return _checked(values, found, number)
+
+
+def _checked(values: dict[str, object], more: dict[str, object], number: int) -> Row:
+    for name in ("question", "kind", "id", "api_answer", "model", "date"):
+        if not isinstance(values.get(name, ""), str) and not (name == "id" and type(values["id"]) is int) \
+                and not (name in ("date", "api_answer") and values[name] is None):
+            raise ValueError(f"{name}: expected a text, found {brief(json.dumps(values[name]), 60)}")
+    for name in ("question", "kind", "model", "id"):
+        if name in values and not str(values[name]).strip():
+            raise ValueError(f"{name}: is empty; " + ("leave the row out" if name == "question" else "leave it out"))
+    if values["answer"] is None or values["answer"] in ("", [], {}):
+        raise ValueError("answer: is empty; give what the verifier compares with, or leave the row out")
+    if not str(values.get("kind", "all")).isprintable() or len(str(values.get("kind", ""))) > 60:
+        raise ValueError("kind: expected at most 60 characters, all of them printable: it names a column of the tables")
+    if (day := values.get("date")) is not None and not _DAY.fullmatch(str(day)):
+        raise ValueError(f"date: expected YYYY-MM-DD or null, found {brief(repr(day), 60)}")
+    if values.get("api_answer") is None and (names := {"model", "date"} & {n for n, v in values.items() if v is not None}):
+        raise ValueError(f"{min(names)}: says who gave an api_answer, and there is none; leave it out, or add the answer")
+    api = None
+    if values.get("api_answer") is not None:
+        api = ApiAnswer(str(values["api_answer"]), str(values.get("model", RECORDED)), values.get("date"))
+    return Row(str(values["question"]), values["answer"], str(values.get("kind", "all")),
+               str(values.get("id", f"line {number}")), api, more)
+
+
+def _no_number(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number; write it as a text, or leave the row out")
+
+
+def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has the field {brief(repr(twice), 60)} twice; keep one")
+    return found

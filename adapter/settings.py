@@ -1,0 +1,89 @@
+"""The keys under `task` in the config of a corrector, and what is made of them."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from adapter.api.settings import ApiSettings
+from adapter.corrector import Corrector
+from adapter.prompt import ALONE, INSTRUCTIONS, TEMPLATE, PromptText, Shot, shows_the_api
+from adapter.rows import KNOWN
+from adapter.verdict import boxes_in
+from adapter.verifiers.settings import VerifierSettings, make_verifier
+from grpo.run.schema import PathName, Section
+
+LONGEST_TEXT = 3000  # characters of a template; a config holds no longer value
+
+
+class ShotSettings(Section):
+    """An example for the prompt."""
+
+    question: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what is asked")
+    api_answer: str = Field("", max_length=LONGEST_TEXT, description="what the API says")
+    completion: str = Field(min_length=1, max_length=LONGEST_TEXT, description="what the adapter should write, with its box")
+
+    @field_validator("completion")
+    @classmethod
+    def _has_a_box(cls, completion: str) -> str:
+        if not boxes_in(completion):
+            raise ValueError("expected a \\boxed{} in it: an example shows the form of an answer")
+        return completion
+
+
+def _asks(template: str) -> str:
+    if "{question}" not in template:
+        raise ValueError("expected {question} in it, which stands for the row's question")
+    return template
+
+
+class PromptSettings(Section):
+    """What the adapter is told."""
+
+    instructions: str | None = Field(None, min_length=1, max_length=LONGEST_TEXT,
+                                     description="what to do; {form} stands for what goes into the box")
+    template: Annotated[str, AfterValidator(_asks)] = Field(
+        TEMPLATE, max_length=LONGEST_TEXT, description="a question's turn, with {question}, and {api_answer} (the API's "
+                                                       "whole text) or {api_extracted} (the answer in it), or neither")
+    examples: list[ShotSettings] = Field([], max_length=20, description="questions and answers to show, as turns of a chat")
+
+
+class Settings(ApiSettings):
+    """A question behind an API, and how an answer is verified."""
+
+    data: PathName = Field(description="a .jsonl file of questions and answers, or a folder with train.jsonl, "
+                                       "validation.jsonl and test.jsonl", examples=["data/mine.jsonl"])
+    shares: list[float] = Field([0.8, 0.1, 0.1], min_length=3, max_length=3,
+                                description="of a single file: the shares of train, validation and test")
+    fields: dict[str, str] = Field({}, description="what a field is called in the data, where it has another name",
+                                   examples=["{question: prompt}"])
+    verifier: VerifierSettings = Field(description="what compares an answer with the row's", examples=["number"])
+    prompt: PromptSettings = Field(PromptSettings(), description="what the adapter is told")
+
+    @field_validator("shares")
+    @classmethod
+    def _a_whole(cls, shares: list[float]) -> list[float]:
+        if min(shares) <= 0 or abs(sum(shares) - 1) > 1e-9:
+            raise ValueError("expected three shares above 0 that sum to 1, such as [0.8,0.1,0.1]")
+        return shares
+
+    @field_validator("fields")
+    @classmethod
+    def _known(cls, fields: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(fields.keys() - set(KNOWN)):
+            raise ValueError(f"{unknown[0]} is no field; known here: {', '.join(KNOWN)}")
+        return fields
+
+    @model_validator(mode="after")
+    def _shares_divide_a_file(self) -> "Settings":
+        if "shares" in self.model_fields_set and self.shares != [0.8, 0.1, 0.1] and Path(self.data).is_dir():
+            raise ValueError(f"shares divide a single file, and {self.data} is a folder of three; leave shares out")
+        return self
+
+
+def make_corrector(settings: Settings) -> Corrector:
+    """How the settings ask and judge. Raises UserError where a verifier of the user's own cannot be had."""
+    verifier, told = make_verifier(settings.verifier, named=False), settings.prompt
+    instructions = told.instructions or (INSTRUCTIONS if shows_the_api(told.template) else ALONE)
+    shots = [Shot(shot.question, shot.api_answer, shot.completion) for shot in told.examples]
+    return Corrector(PromptText(instructions, told.template, verifier.form, shots), verifier)
