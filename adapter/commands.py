@@ -1,4 +1,4 @@
-"""What the adapter's commands share: one line for a mistake, exit codes, and the options that choose an API."""
+"""What the adapter's commands share: one line for a mistake, exit codes, the options that choose an API, a run's task."""
 
 import argparse
 import os
@@ -6,11 +6,13 @@ import sys
 from collections.abc import Callable
 from typing import get_args
 
+from adapter.api.settings import ApiSettings, UpstreamName
+from adapter.task import CorrectorTask
+from grpo.config import Config
 from grpo.run.files import printable
 from grpo.run.schema import validated
 from grpo.run.streams import print_utf8
 from grpo.types import UserError
-from symbols.settings import Settings, UpstreamName
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
@@ -30,11 +32,12 @@ def run(main: Callable[[list[str]], int | None]) -> int:
 
 
 def add_api_options(parser: argparse.ArgumentParser) -> None:
-    """The options whose values are keys of Settings. One that is not given is not there: Settings has the defaults."""
-    about = {name: field.description for name, field in Settings.model_fields.items()}
+    """The options whose values are keys of ApiSettings. One that is not given is not there: the run has the others."""
+    about = {name: field.description for name, field in ApiSettings.model_fields.items()}
     group = parser.add_argument_group("the API in front of the adapter")
     group.add_argument("--upstream", choices=get_args(UpstreamName), default=argparse.SUPPRESS, help=about["upstream"])
     group.add_argument("--model", dest="api_model", default=argparse.SUPPRESS, help=about["api_model"])
+    group.add_argument("--url", dest="api_url", default=argparse.SUPPRESS, help=about["api_url"])
     group.add_argument("--max-tokens", dest="api_max_tokens", type=int, default=argparse.SUPPRESS,
                        help=about["api_max_tokens"])
     group.add_argument("--concurrency", dest="api_concurrency", type=int, default=argparse.SUPPRESS,
@@ -43,10 +46,13 @@ def add_api_options(parser: argparse.ArgumentParser) -> None:
 
 
 def given(options: argparse.Namespace) -> dict[str, object]:
-    """The options that are keys of Settings."""
-    return {name: value for name, value in vars(options).items() if name in Settings.model_fields}
+    """The options that are keys of ApiSettings."""
+    return {name: value for name, value in vars(options).items() if name in ApiSettings.model_fields}
 
 
-def settings_from(given: dict[str, object], **others: object) -> Settings:
-    """Settings from what was given, and `others` for the rest. Raises UserError."""
-    return validated(Settings, {**others, **given}, "")
+def task_of(config: Config, found: type, where: object) -> tuple[type[CorrectorTask], object]:
+    """A config's task and its settings. Raises UserError where it corrects no API."""
+    if not issubclass(found, CorrectorTask):
+        raise UserError(f"{where}: its task is {config.task.target}, which corrects no API; this command knows tasks that "
+                        "inherit from adapter.task:CorrectorTask alone")
+    return found, validated(found.Settings, config.task.model_dump(exclude={"target"}), "task.")

@@ -7,7 +7,7 @@ from adapter.measure.outcomes import FAILURES, Outcome, why_wrong
 from adapter.prompt import Prompt
 from adapter.questions import ApiAnswer, Row
 from adapter.verdict import VERDICTS, Agree, Answer, Unparsed, boxes_in, final_answer, in_short, resolve
-from adapter.verifiers.base import Pending, Verified, Verifier, submit
+from adapter.verifiers.base import Pending, Ready, Verified, Verifier, submit
 from grpo.run.files import brief
 from grpo.types import Problem, Score, UserError
 
@@ -22,6 +22,11 @@ class PendingScore:
     answer: Answer
     boxes: int
     verified: Pending | None  # None: there is nothing to verify
+
+    @property
+    def ready(self) -> bool:
+        """Whether nothing has to be waited for."""
+        return self.verified is None or isinstance(self.verified, Ready)
 
     def result(self) -> Score:
         """Waits for the verifier. Raises VerifierError where a user's own function failed."""

@@ -23,6 +23,7 @@ from grpo.types import UserError
 T = TypeVar("T")
 LONGEST_LINE = 2**20  # bytes
 MOST_ROWS = 10**6
+LONGEST = {"kind": 60, "id": 200, "model": 1000}  # characters
 KNOWN = ("question", "answer", "kind", "id", "api_answer", "model", "date")
 RECORDED = "recorded"  # the model of an answer that names none
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
@@ -124,6 +125,10 @@ def write_splits(folder: Path, splits: Splits[Sequence[Row]]) -> None:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
+class _FieldError(ValueError):
+    """JSON by its form, and refused."""
+
+
 def _row(line: bytes, number: int, fields: Mapping[str, str]) -> Row | None:
     """A line as a row; None where it is blank. Raises ValueError, in words, where it is none."""
     if len(line) > LONGEST_LINE:
@@ -135,7 +140,9 @@ def _row(line: bytes, number: int, fields: Mapping[str, str]) -> Row | None:
         found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_twins)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8; save the file as UTF-8") from None
-    except (json.JSONDecodeError, RecursionError):
+    except _FieldError:
+        raise
+    except (ValueError, RecursionError):
         raise ValueError('no JSON; expected an object on one line, such as {"question": "2 + 2", "answer": 4}') from None
     if not isinstance(found, dict):
         raise ValueError('no object; expected one, such as {"question": "2 + 2", "answer": 4}')
@@ -160,8 +167,9 @@ def _checked(values: dict[str, object], more: dict[str, object], number: int) ->
             raise ValueError(f"{name}: is empty; " + ("leave the row out" if name == "question" else "leave it out"))
     if values["answer"] is None or values["answer"] in ("", [], {}):
         raise ValueError("answer: is empty; give what the verifier compares with, or leave the row out")
-    if not str(values.get("kind", "all")).isprintable() or len(str(values.get("kind", ""))) > 60:
-        raise ValueError("kind: expected at most 60 characters, all of them printable: it names a column of the tables")
+    for name, most in LONGEST.items():  # they are printed
+        if len(text := str(values.get(name, ""))) > most or not text.isprintable():
+            raise ValueError(f"{name}: expected at most {most} characters, all of them printable")
     if (day := values.get("date")) is not None and not _DAY.fullmatch(str(day)):
         raise ValueError(f"date: expected YYYY-MM-DD or null, found {brief(repr(day), 60)}")
     if values.get("api_answer") is None and (names := {"model", "date"} & {n for n, v in values.items() if v is not None}):
@@ -174,7 +182,7 @@ def _checked(values: dict[str, object], more: dict[str, object], number: int) ->
 
 
 def _no_number(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number; write it as a text, or leave the row out")
+    raise _FieldError(f"{name} is no JSON number; write it as a text, or leave the row out")
 
 
 def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -182,5 +190,5 @@ def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"has the field {brief(repr(twice), 60)} twice; keep one")
+        raise _FieldError(f"has the field {brief(repr(twice), 60)} twice; keep one")
     return found

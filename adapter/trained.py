@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
+from adapter.commands import task_of
 from adapter.measure.records import EVALUATION, read_kept
 from grpo.chat import Chat, pick_device
 from grpo.config import Config, Lora, load
@@ -27,14 +28,12 @@ from grpo.policy import SETTINGS, WEIGHTS, check_base
 from grpo.run.files import MANIFEST, read_object, sha256, steps_in
 from grpo.run.model_files import portable_name
 from grpo.run.preflight import missing
-from grpo.run.schema import validated
+from grpo.run.tasks import load_class
 from grpo.types import Problem, UserError
-from symbols.settings import Settings
 
 if TYPE_CHECKING:
     from grpo.sampler import Sampler
 
-TASK = "symbols.task:SymbolTask"
 LONGEST_PROMPT = 4096  # tokens; vLLM's KV cache must hold one of these and its completion
 LONGEST_SETTINGS = 2**20  # bytes of adapter_config.json; PEFT writes 1,000
 
@@ -48,7 +47,7 @@ class Completion:
 
 
 class TrainedAdapter(Chat):
-    """Answers greedily, as in the run's evaluations. `config` and `settings` are the run's.
+    """Answers greedily, as in the run's evaluations. `config`, `task_class` and `settings` are the run's.
 
     `folder` holds its LoRA, which is that of `step`; the run was trained up to step `until`.
     """
@@ -61,9 +60,7 @@ class TrainedAdapter(Chat):
         if not (run / "config.yaml").is_file():
             raise UserError(f"{run}: no run directory (no config.yaml); name one that train.py wrote, such as runs/tiny")
         self.config: Config = load(run / "config.yaml")
-        if self.config.task.target != TASK:
-            raise UserError(f"{run}: its task is {self.config.task.target}; this command knows {TASK} alone")
-        self.settings = validated(Settings, self.config.task.model_dump(exclude={"target"}), "task.")
+        self.task_class, self.settings = task_of(self.config, load_class(self.config.task.target, named=False), run)
         if lacking := missing(self.config.model.path, self.config.model.device):
             raise UserError(f"{run}: missing here: {'; '.join(lacking)}")
         super().__init__(self.config.model, pick_device(self.config.model))

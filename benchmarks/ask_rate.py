@@ -4,8 +4,8 @@ import random
 import sys
 import time
 
-from adapter.ask import Chain
-from symbols.expression import STANDARD, render
+from adapter.chain import Chain
+from symbols.expression import GREEK, STANDARD, render
 from symbols.generate import Range, draw_many
 
 EXPRESSIONS, TURNS = 400, 3
@@ -19,7 +19,7 @@ def main(run: str) -> None:
     print(f"start-up {time.perf_counter() - started:.1f} s; {EXPRESSIONS} expressions:")
     for turn in range(TURNS):
         drawn = draw_many(random.Random(turn), Range(limit=999), EXPRESSIONS, frozenset())
-        texts = [render(expression, chain.notation if i % 2 else STANDARD) for i, expression in enumerate(drawn)]
+        texts = [render(expression, GREEK if i % 2 else STANDARD) for i, expression in enumerate(drawn)]
         started = time.perf_counter()
         answered = sum(answer.answer is not None for answer in chain(texts))
         print(f"  {EXPRESSIONS / (time.perf_counter() - started):.1f} a second, {answered} with an answer")

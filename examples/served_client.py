@@ -7,10 +7,11 @@ import anthropic
 
 from adapter.api.claude import root_of
 from adapter.api.faults import in_words
+from adapter.questions import ApiAnswer, Row
+from adapter.verdict import resolve
 from grpo.run.streams import print_utf8, typed
-from symbols.expression import GREEK
-from symbols.prompt import PromptText
-from symbols.reward import resolve
+from symbols.settings import Settings
+from symbols.task import SymbolTask
 
 
 class ServedAdapter:
@@ -21,18 +22,19 @@ class ServedAdapter:
 
     def __init__(self, url: str, name: str = "adapter", condition: str = "vague", max_tokens: int = 96):
         self._client = anthropic.Anthropic(base_url=root_of(url), api_key=os.environ.get("VLLM_API_KEY", "none"))
-        self._name, self._prompt, self._max_tokens = name, PromptText(condition, GREEK), max_tokens
+        self._name, self._max_tokens = name, max_tokens
+        self._corrector = SymbolTask.make_corrector(Settings(condition=condition))
 
     def correct(self, expression: str, api_answer: str) -> str | None:
-        """The final answer, given the API's (a number, or "none"); None where the adapter gives none.
+        """The final answer, given the API's text; None where the adapter gives none.
 
         Raises anthropic.AnthropicError where the server cannot be asked.
         """
-        reply = self._client.messages.create(model=self._name, max_tokens=self._max_tokens,
-                                             messages=self._prompt.messages(expression, api_answer))
+        row = Row(expression, None, api=ApiAnswer(api_answer, "API"))
+        messages = list(self._corrector.problem(row).messages)
+        reply = self._client.messages.create(model=self._name, max_tokens=self._max_tokens, messages=messages)
         text = "".join(block.text for block in reply.content if block.type == "text")  # beside it, thoughts
-        answer = resolve(self._prompt.answer_in(text), api_answer)
-        return None if answer is None else str(answer)
+        return resolve(self._corrector.answer_in(text), self._corrector.extracted(row))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,12 @@ That was on 2 cores of an AMD EPYC with AVX-512 and bfloat16: 29 s a step, 12 mi
 import random
 from collections import Counter
 from collections.abc import Callable
-from fractions import Fraction
 from itertools import combinations_with_replacement
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from adapter.parse import Agree, Override, Unparsed, boxes_in, final_answer, in_short
+from adapter.verdict import Agree, Override, Unparsed, boxes_in, final_answer, in_short
+from adapter.verifiers.number import Number
 from grpo.types import Problem, Reference, Score, Table, UserError
 
 Terms = tuple[int, ...]
@@ -72,11 +72,11 @@ class Sums:
         """1.0 if the last box holds the sum, or CORRECT where the API's answer is the sum."""
         truth, api = problem.data
         boxes = boxes_in(text)
-        match answer := final_answer(boxes):
+        match answer := final_answer(boxes, Number()):
             case Agree():
                 right = api == truth
             case _:
-                right = answer == Override(Fraction(truth))
+                right = answer == Override(truth)
         return Score(float(right), isinstance(answer, Unparsed), in_short(answer), len(boxes))
 
 

@@ -184,8 +184,9 @@ class TaskRef(BaseModel):
     """Which task, and its own settings: the other keys, which the task checks itself."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
-    target: str = Field(pattern=r"^[^:]+(:[A-Za-z_]\w*)?$", examples=["symbols.task:SymbolTask"],
-                        description="module:Class, path/to/file.py:Class, or an installed entry point of grpo.tasks")
+    target: str = Field(pattern=r"^[^:]+(:[A-Za-z_]\w*)?$", examples=["corrector"],
+                        description="corrector, gym, symbols, module:Class, path/to/file.py:Class, or an installed entry "
+                                    "point of grpo.tasks")
 
     @model_validator(mode="before")
     @classmethod

@@ -13,8 +13,7 @@ from grpo.types import Prompt, Table, Task
 def evaluate(sampler: Sampler, policy: Policy, task: Task, prompts: Sequence[Prompt], ranks: Ranks = ALONE) -> Table:
     """Mean greedy reward by kind of problem, and "overall"; each rank asks its share of the prompts."""
     mine, rewards = ranks.mine(prompts), defaultdict(list)
-    completions = [scored(task, policy, prompt, sample)
-                   for prompt, sample in zip(mine, sampler.greedy(mine) if mine else [], strict=True)]
+    completions = scored(task, policy, list(zip(mine, sampler.greedy(mine) if mine else [], strict=True)))
     for completion in completions:
         check_reward(completion)
     found = ranks.whole(ranks.gather([c.score.reward for c in completions], list[float]))

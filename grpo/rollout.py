@@ -61,8 +61,8 @@ def rollout(
     seeds = [sampling_seed(seed, step, first + place, prompt) for place, prompt in enumerate(prompts)]
     mine = ranks.mine(prompts)
     sampled = sampler.sample(mine, ranks.mine(seeds), group_size) if mine else []
-    completions = [tuple(scored(task, policy, prompt, sample) for sample in samples)
-                   for prompt, samples in zip(mine, sampled, strict=True)]
+    whole = iter(scored(task, policy, [(p, s) for p, samples in zip(mine, sampled, strict=True) for s in samples]))
+    completions = [tuple(islice(whole, len(samples))) for samples in sampled]
     if ranks.size > 1:  # a message would make a float of an int
         for completion in (c for c in chain(*completions) if not isinstance(c.score.reward, float)):
             check_reward(completion)
@@ -96,14 +96,18 @@ def step_groups(
     return groups, replaced
 
 
-def scored(task: Task, policy: Policy, prompt: Prompt, sample: Sample) -> Completion:
-    """A sample with its text and the task's verdict on it. Raises UserError where that is no Score."""
-    text = policy.decode(sample.token_ids)
-    score = task.score(prompt.problem, text)
-    if not isinstance(score, Score):
-        raise UserError(f"{type(task).__name__}.score of {prompt.problem.name} returned {brief(repr(score))}; "
-                        "expected a grpo.types.Score, such as Score(1.0)")
-    return Completion(sample, text, score)
+def scored(task: Task, policy: Policy, sampled: Sequence[tuple[Prompt, Sample]]) -> list[Completion]:
+    """Samples with their texts and the task's verdicts on them. Raises UserError where one is no Score."""
+    texts = [policy.decode(sample.token_ids) for _, sample in sampled]
+    begun = [task.score(prompt.problem, text) for (prompt, _), text in zip(sampled, texts, strict=True)]
+    completions = []
+    for (prompt, sample), text, score in zip(sampled, texts, begun, strict=True):
+        score = score if isinstance(score, Score) or not hasattr(score, "result") else score.result()
+        if not isinstance(score, Score):
+            raise UserError(f"{type(task).__name__}.score of {prompt.problem.name} returned {brief(repr(score))}; "
+                            "expected a grpo.types.Score, such as Score(1.0)")
+        completions.append(Completion(sample, text, score))
+    return completions
 
 
 def rewards(groups: Sequence[Group]) -> torch.Tensor:

@@ -46,6 +46,7 @@ class Score:
     unparsed: bool = False  # the completion held no answer
     answer: str | None = None  # what it answered, in short; an alarm says when that is always the same
     answers: int = 1  # how many it gave; more than one is hedging, and raises an alarm
+    timed_out: bool = False  # the verifier did not come to an end in its time; such a reward is 0, counted, and an alarm
 
 
 Table = dict[str, float]  # kind -> accuracy in [0, 1], and "overall"
@@ -57,6 +58,13 @@ class Reference:
 
     label: str  # as printed
     accuracy: Table
+
+
+class PendingScore(Protocol):
+    """A completion that is being verified, in another process or thread."""
+
+    def result(self) -> Score:
+        """Waits for it."""
 
 
 class Task(Protocol):
@@ -74,8 +82,12 @@ class Task(Protocol):
     test: Sequence[Problem]  # none of train or validation: nothing is chosen by them
     references: dict[str, Reference]  # by the name it has in evaluation.json: {"api": ...}
 
-    def score(self, problem: Problem, text: str) -> Score:
-        """The reward of a completion, from its text. Raises nothing for any text; a bug in it stops the run."""
+    def score(self, problem: Problem, text: str) -> "Score | PendingScore":
+        """The reward of a completion, from its text. Raises nothing for any text; a bug in it stops the run.
+
+        Where that takes a while, it may return at once what waits for the Score: all of a step are begun before one is
+        waited for.
+        """
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,10 @@ The conditions differ in what the prompt gives away and in whether the adapter m
                           of four, no more
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from adapter.parse import Agree, Answer, Unparsed, boxes_in, final_answer
+from adapter.questions import NONE
 from symbols.expression import STANDARD, Expression, Notation, Op, evaluate, render
 
 Condition = Literal["vague", "explicit", "explicit_no_correct", "none_no_correct"]
@@ -35,14 +34,14 @@ def question(expression: str, api_answer: str) -> str:
 
 @dataclass(frozen=True)
 class PromptText:
-    """The parts of a prompt that are the same for every expression of a condition."""
+    """Prompt of adapter/prompt.py, for every expression of a condition."""
 
     condition: Condition
     notation: Notation
 
-    def messages(self, expression: str, api_answer: str) -> list[Message]:
-        """The chat, one user turn. `api_answer` is "none" where the API gave none."""
-        return [{"role": "user", "content": f"{self.preamble()}\n\n{question(expression, api_answer)}"}]
+    def messages(self, expression: str, api_answer: str, api_extracted: str | None) -> list[Message]:
+        """The chat, one user turn. Of the API's text the number alone is shown, "none" where it gave none."""
+        return [{"role": "user", "content": f"{self.preamble()}\n\n{question(expression, api_extracted or NONE)}"}]
 
     def preamble(self) -> str:
         """Task, symbols, answer format and examples."""
@@ -61,15 +60,6 @@ class PromptText:
     def may_agree(self) -> bool:
         """Whether \\boxed{CORRECT} stands for the API's answer."""
         return not self.condition.endswith("no_correct")
-
-    def answer_in(self, completion: str) -> Answer:
-        """The answer a completion gives."""
-        return self.final_answer(boxes_in(completion))
-
-    def final_answer(self, boxes: Sequence[str]) -> Answer:
-        """The answer in the last of a completion's boxes. CORRECT is none where the prompt does not offer it."""
-        answer = final_answer(boxes)
-        return Unparsed("no number") if isinstance(answer, Agree) and not self.may_agree else answer
 
     def _vague(self) -> str:
         signs = ", ".join(self.notation)

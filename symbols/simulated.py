@@ -1,46 +1,17 @@
-"""The API in front of the adapter, as the rest of the project sees it, and a simulation of it for machines without a key.
+"""The simulation of the API in front of the adapter, for machines without a key.
 
-An upstream takes questions and gives answers as text: a number, or "none". The simulation behaves as the source
-experiment saw Claude Haiku behave, and is always labelled as simulated. The real API is in claude.py.
+It behaves as the source experiment saw Claude Haiku behave, and is always labelled as simulated.
 """
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
-from typing import Protocol
 
-from symbols.expression import Expression, evaluate
+from adapter.api.simulated import SIMULATED
 
-NONE = "none"  # what the prompt shows where the API gave no answer
-SIMULATED = "simulated"  # where a real API's row names its model
-
-
-@dataclass(frozen=True)
-class Question:
-    """An expression, as text and as what it means, and whether it is written in custom symbols."""
-
-    text: str
-    expression: Expression
-    custom: bool
-
-
-@dataclass(frozen=True)
-class UpstreamAnswer:
-    """What an API answered, and where that comes from."""
-
-    text: str  # a number, or NONE
-    model: str  # SIMULATED for the simulation
-    date: str | None = None  # the day it was asked, YYYY-MM-DD in UTC; None for the simulation
-
-
-class Upstream(Protocol):
-    """An API that evaluates expressions."""
-
-    label: str  # as printed
-
-    def answers(self, questions: Sequence[Question]) -> list[UpstreamAnswer]:
-        """One answer a question, in order. Raises UserError where the API cannot be asked."""
+from adapter.questions import NONE, ApiAnswer, Row
+from symbols.expression import Expression, Notation, evaluate
+from symbols.rows import expression_of
 
 
 class SimulatedUpstream:
@@ -52,14 +23,15 @@ class SimulatedUpstream:
     label = "simulated API"
     standard_accuracy = 0.755
 
-    def __init__(self, seed: int):
-        self._seed = seed
+    def __init__(self, seed: int, notation: Notation):
+        self._seed, self._notation = seed, notation
 
-    def answers(self, questions: Sequence[Question]) -> list[UpstreamAnswer]:
-        """See Upstream."""
-        return [UpstreamAnswer(self._answer(q.expression, q.custom), SIMULATED) for q in questions]
+    def answers(self, rows: Sequence[Row]) -> list[ApiAnswer]:
+        """See Upstream of adapter/api/upstream.py: a number each, or NONE."""
+        return [ApiAnswer(self.answer(expression_of(row, self._notation), row.kind == "custom"), SIMULATED) for row in rows]
 
-    def _answer(self, expression: Expression, custom: bool) -> str:
+    def answer(self, expression: Expression, custom: bool) -> str:
+        """What it answers to an expression, written in custom symbols or in ordinary operators."""
         rng = random.Random(f"{self._seed}/{custom}/{expression}")
         truth = evaluate(expression)
         if not custom and rng.random() < self.standard_accuracy:

@@ -1,83 +1,111 @@
-"""The task GRPO is given: correct an API's answers to arithmetic in symbols it has never seen."""
+"""The experiment as a corrector's task: correct an API's answers to arithmetic in symbols it has never seen."""
 
-from collections import Counter
-from collections.abc import Callable
-from fractions import Fraction
-from functools import cached_property
+import re
+from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 
-from adapter.api import claude
-from adapter.parse import Unparsed, boxes_in, in_short
-from grpo.types import Problem, Reference, Score, Table, UserError
-from symbols.dataset import Row, Splits, build, check_said, read
-from symbols.failures import api_right, chance
+from adapter.api.settings import make_upstream
+from adapter.api.upstream import Upstream
+
+from adapter.corrector import Corrector
+from adapter.questions import Row
+from adapter.rows import Splits
+from adapter.task import CorrectorTask, table
+from adapter.verifiers.number import Number
+from grpo.types import Reference, UserError
+from symbols import failures, rows
+from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse
 from symbols.prompt import PromptText
-from symbols.reward import reward
-from symbols.settings import Settings, make_notation, make_range, make_upstream
-from symbols.simulated import SIMULATED, SimulatedUpstream
+from symbols.settings import DRAWN, Settings, make_notation, make_range
+from symbols.simulated import SimulatedUpstream
+
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 
 
-class SymbolTask:
+@dataclass(frozen=True)
+class Whole(Number):
+    """A number, which an API's text has to consist of: a sentence about one is no answer."""
+
+    def extract(self, text: str, row: Row | None = None) -> str | None:
+        """See Verifier of adapter/verifiers/base.py."""
+        return self.normal(_THOUSANDS.sub("", text.strip().removesuffix(".")))
+
+
+class SymbolTask(CorrectorTask):
     """Task of grpo.types. Kinds: custom (symbols) and standard (ordinary operators)."""
 
     Settings = Settings
 
-    def __init__(self, settings: Settings, seed: int):
-        """Read the data set, or draw it and ask the API. Raises UserError for settings that cannot be met."""
-        self.notation = make_notation(settings)
-        self.prompt = PromptText(settings.condition, self.notation)
-        if settings.data is not None:
-            splits = read(Path(settings.data), self.notation)
-            check_said(settings, splits)
-        else:
-            try:
-                splits = build(seed, Splits(settings.train, settings.validation, settings.test), make_range(settings),
-                               self.notation, make_upstream(settings, seed))
-            except ValueError as error:
-                raise UserError(f"task.operands, task.terms, task.limit: {error}; widen them, or lower task.train, "
-                                "task.validation or task.test") from None
-        self.train, self.validation, self.test = ([self._problem(row) for row in rows] for rows in splits)
-        self.references = {"api": Reference(f"{_label(splits.test)} alone", _accuracy(splits.test, api_right))}
+    @cached_property
+    def notation(self) -> Notation:
+        """Which sign stands for which operation."""
+        return make_notation(self.settings)
 
     @staticmethod
-    def missing(settings: Settings) -> list[str]:
-        """What this machine lacks for the settings, in words: a key, for a real API."""
-        return [] if settings.upstream == "simulated" or settings.data else claude.missing(settings.upstream)
+    def make_corrector(settings: Settings) -> Corrector:
+        """See CorrectorTask."""
+        notation = make_notation(settings)
+        return Corrector(PromptText(settings.condition, notation), Whole(), partial(read_question, notation),
+                         failures.FAILURES, partial(failures.why_wrong, notation))
 
-    def score(self, problem: Problem, text: str) -> Score:
-        """1.0 if the chain's final answer is the truth. `answers` counts the boxes."""
-        row: Row = problem.data
-        boxes = boxes_in(text)
-        answer = self.prompt.final_answer(boxes)
-        return Score(reward(answer, row.api_answer, row.truth), isinstance(answer, Unparsed), in_short(answer), len(boxes))
+    @staticmethod
+    def make_upstream(settings: Settings, seed: int, corrector: Corrector, quiet: bool = False) -> Upstream:
+        """See CorrectorTask. The simulation is the experiment's own."""
+        if settings.upstream == "simulated":
+            return SimulatedUpstream(seed, make_notation(settings))
+        return make_upstream(settings, seed, corrector.verifier, quiet)
+
+    @staticmethod
+    def read_rows(settings: Settings, seed: int, corrector: Corrector) -> Splits[list[Row]]:
+        """The rows of a folder, or drawn ones. Raises UserError for settings that cannot be met."""
+        notation, within = make_notation(settings), make_range(settings)
+        if settings.data is not None:
+            splits = rows.read(Path(settings.data), notation)
+            check_said(settings, splits)
+            return splits
+        try:
+            return rows.draw(seed, Splits(settings.train, settings.validation, settings.test), within, notation)
+        except ValueError as error:
+            raise UserError(f"task.operands, task.terms, task.limit: {error}; widen them, or lower task.train, "
+                            "task.validation or task.test") from None
 
     @cached_property
     def trivial(self) -> list[Reference]:
-        """What policies that do not look at the question score on the test problems. A random mapping looks at all but
-        the symbols."""
-        rows = [problem.data for problem in self.test]
-        times = Counter(problem.data.truth for problem in self.train)
-        commonest = min(times, key=lambda truth: (-times[truth], truth))
-        always_correct = Reference("always CORRECT", self.references["api"].accuracy)
-        return [*([always_correct] if self.prompt.may_agree else []),
-                Reference(f"always {commonest}", _accuracy(rows, lambda row: row.truth == commonest)),
-                Reference("random mapping, expected", _accuracy(rows, lambda row: chance(row, self.notation)))]
-
-    def _problem(self, row: Row) -> Problem:
-        return Problem(row.expression, row.kind, tuple(self.prompt.messages(row.expression, row.api_answer)), row)
+        """What policies that do not look at the question score. A random mapping looks at all but the symbols."""
+        test = self.rows.test
+        chances = [failures.chance(row, self.notation) for row in test]
+        return [*super().trivial, Reference("random mapping, expected", table(test, chances))]
 
 
-def _label(rows: list[Row]) -> str:
-    models = sorted({row.api.model for row in rows})
-    shown = [SimulatedUpstream.label if model == SIMULATED else model[:100] for model in models[:3]]
-    return ", ".join(shown) + (f" and {len(models) - 3} others" if len(models) > 3 else "")
+def read_question(notation: Notation, text: str) -> Row:
+    """An expression in custom symbols or in ordinary operators, as a question. Raises ValueError, naming the place."""
+    text = text.strip()
+    custom = any(sign in text for sign in notation)
+    used = notation if custom else STANDARD
+    try:
+        expression = parse(text, used)
+        if not expression.ops:
+            raise ExpressionError("it has no operation")
+        evaluate(expression)
+    except (ExpressionError, ZeroDivisionError) as error:
+        what = "division by zero" if isinstance(error, ZeroDivisionError) else error
+        raise ValueError(f"{what}; write it like 36 {next(iter(notation))} 52, or 36 + 52") from None
+    return rows.question(expression, custom, notation)
 
 
-def _accuracy(rows: list[Row], right: Callable[[Row], bool | Fraction]) -> Table:
-    """The mean of `right` by kind, and overall."""
-    values = [(row.kind, right(row)) for row in rows]
-    table: Table = {}
-    for kind in ("custom", "standard", "overall"):
-        of = [value for its_kind, value in values if kind in (its_kind, "overall")]
-        table[kind] = float(sum(of, Fraction(0)) / max(1, len(of)))
-    return table
+def check_said(settings: Settings, splits: Splits[list[Row]]) -> None:
+    """Raises UserError where a key by which data sets are drawn is not its default, and is not true of this one."""
+    said = {name for name in DRAWN if getattr(settings, name) != Settings.model_fields[name].default}
+    for name, of_split in splits._asdict().items():
+        path, value = Path(settings.data) / f"{name}.jsonl", getattr(settings, name)
+        if name in said and len(of_split) != value:
+            raise UserError(f"task.{name} = {value}: {path} has {len(of_split)} rows; set task.{name}={len(of_split)}, or "
+                            "make another folder with python -m adapter.dataset")
+        for key, row in sorted(rows.misses(of_split, make_range(settings), make_notation(settings)).items()):
+            if key in said:
+                raise UserError(f"task.{key} = {getattr(settings, key)}: {path}: {row.id}: {row.question[:60]} is not "
+                                f"within it; set task.{key} to what the folder was made with, or make another one with "
+                                "python -m adapter.dataset")
+
+

@@ -1,55 +1,52 @@
 """Prompt, answer parser, reward, upstream and data set."""
 
 import hashlib
-from fractions import Fraction
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapter.parse import Agree, Override, Unparsed, parse_answer
-from grpo.run.schema import validated
+from adapter.rows import Splits, write_splits
+from adapter.verdict import Agree, Answer, Override, Unparsed, boxes_in, final_answer, resolve
+from adapter.verifiers.number import Number
 from grpo.types import Problem, UserError
-from symbols import dataset
-from symbols.dataset import Splits, build
 from symbols.expression import GREEK, evaluate, parse
 from symbols.generate import Range
 from symbols.prompt import PromptText
-from symbols.reward import reward
 from symbols.simulated import SimulatedUpstream
-from symbols.task import Settings, SymbolTask
-from tests.test_outcomes import row
+from symbols.task import Whole
+from tests.symbol_rows import build, row, symbol_task
 
 TINY = Range((1, 99), (2, 4), 999)
 
 
-def symbol_task(**settings) -> SymbolTask:
-    return SymbolTask(validated(Settings, settings, "task."), seed=0)
+def parse_answer(text: str) -> Answer:
+    return final_answer(boxes_in(text), Number())
 
 
 @pytest.mark.parametrize(("text", "answer"), [
-    (r"6 × 5 = 30 ; \boxed{30}", Override(Fraction(30))),
-    (r"\boxed{-1006}", Override(Fraction(-1006))),
-    (r"\boxed{−7}", Override(Fraction(-7))),
-    (r"\boxed{ 7/2 }", Override(Fraction(7, 2))),
-    (r"\boxed{-7/2}", Override(Fraction(-7, 2))),
-    (r"\boxed{55/11}", Unparsed("no number")),  # 55 β 11 with nothing divided
-    (r"\boxed{14/4}", Unparsed("no number")),
-    (r"\boxed{5/1}", Unparsed("no number")),
-    (r"\boxed{0/5}", Unparsed("no number")),
-    (r"\boxed{27.0}", Override(Fraction(27))),
+    (r"6 × 5 = 30 ; \boxed{30}", Override("30")),
+    (r"\boxed{-1006}", Override("-1006")),
+    (r"\boxed{−7}", Override("-7")),
+    (r"\boxed{ 7/2 }", Override("7/2")),
+    (r"\boxed{-7/2}", Override("-7/2")),
+    (r"\boxed{55/11}", Unparsed("no answer of this kind")),  # 55 β 11 with nothing divided
+    (r"\boxed{14/4}", Unparsed("no answer of this kind")),
+    (r"\boxed{5/1}", Unparsed("no answer of this kind")),
+    (r"\boxed{0/5}", Unparsed("no answer of this kind")),
+    (r"\boxed{27.0}", Override("27")),
     (r"\boxed{CORRECT}", Agree()),
-    (r"\boxed{5} or rather \boxed{6}", Override(Fraction(6))),  # two answers: the last counts
-    (r"\boxed{5} \boxed{dunno}", Unparsed("no number")),
-    (r"\boxed{\boxed{5}}", Override(Fraction(5))),
+    (r"\boxed{5} or rather \boxed{6}", Override("6")),  # two answers: the last counts
+    (r"\boxed{5} \boxed{dunno}", Unparsed("no answer of this kind")),
+    (r"\boxed{\boxed{5}}", Override("5")),
     (r"\boxed{5", Unparsed("no box")),
-    (r"\boxed{}", Unparsed("no number")),
-    (r"\boxed{٣}", Unparsed("no number")),  # unicode digits are no answer
-    (r"\boxed{__import__('os')}", Unparsed("no number")),
-    (r"\boxed{1/0}", Unparsed("no number")),
-    (r"\boxed{1/007}", Override(Fraction(1, 7))),
-    (r"\boxed{1/" + "0" * 5000 + "1}", Unparsed("no number")),  # Python refuses to read so long a number
-    (r"\boxed{1e9}", Unparsed("no number")),
+    (r"\boxed{}", Unparsed("no answer of this kind")),
+    (r"\boxed{٣}", Unparsed("no answer of this kind")),  # unicode digits are no answer
+    (r"\boxed{__import__('os')}", Unparsed("no answer of this kind")),
+    (r"\boxed{1/0}", Unparsed("no answer of this kind")),
+    (r"\boxed{1/007}", Override("1/7")),
+    (r"\boxed{1/" + "0" * 5000 + "1}", Unparsed("no answer of this kind")),  # Python refuses to read so long a number
+    (r"\boxed{1e9}", Unparsed("no answer of this kind")),
     ("", Unparsed("no box")),
 ])
 def test_answer_by_hand(text, answer):
@@ -63,7 +60,7 @@ def test_any_text_parses_to_something(text):
 
 @given(st.integers(-10**20, 10**20), st.text(alphabet=st.characters(exclude_characters="{}\\")))
 def test_a_number_in_the_last_box_is_found(number, noise):
-    assert parse_answer(f"{noise}\\boxed{{{number}}}{noise}") == Override(Fraction(number))
+    assert parse_answer(f"{noise}\\boxed{{{number}}}{noise}") == Override(str(number))
 
 
 @given(st.text(alphabet=st.characters(exclude_characters="{}\\")), st.integers(1, 20))
@@ -75,7 +72,7 @@ def test_of_nested_boxes_the_innermost_counts(content, depth):
 @given(st.lists(st.integers(-999, 999), min_size=2), st.sampled_from(["", " or ", "}", "{", "\n"]))
 def test_of_several_boxes_the_last_counts(numbers, between):
     text = between.join(f"\\boxed{{{n}}}" for n in numbers)
-    assert parse_answer(text) == Override(Fraction(numbers[-1]))
+    assert parse_answer(text) == Override(str(numbers[-1]))
 
 
 @given(st.text(alphabet=st.characters(categories=["Nd"]), min_size=1))
@@ -85,25 +82,39 @@ def test_only_ascii_digits_are_digits(digits):
 
 
 @pytest.mark.parametrize(("text", "answer"), [
-    (r"\boxed{" * 150_000, Unparsed("no box")), (r"\boxed{1}" * 110_000, Override(Fraction(1))),
-    ("9" * 10**6, Unparsed("no box")), (r"\boxed{" + "9" * 10**6 + "}", Unparsed("no number"))])
+    (r"\boxed{" * 150_000, Unparsed("no box")), (r"\boxed{1}" * 110_000, Override("1")),
+    ("9" * 10**6, Unparsed("no box")), (r"\boxed{" + "9" * 10**6 + "}", Unparsed("no answer of this kind"))])
 def test_a_megabyte_has_an_answer(text, answer):
     """In time linear in its length: squared, this test would not end."""
     assert parse_answer(text) == answer
 
 
 def test_reward_by_hand():
-    assert reward(Agree(), "7", Fraction(7)) == 1.0
-    assert reward(Agree(), "8", Fraction(7)) == 0.0
-    assert reward(Agree(), "none", Fraction(7)) == 0.0
-    assert reward(Agree(), "14/2", Fraction(7)) == 0.0
-    assert reward(Override(Fraction(7)), "8", Fraction(7)) == 1.0
-    assert reward(Override(Fraction(8)), "7", Fraction(7)) == 0.0
-    assert reward(Unparsed("no box"), "7", Fraction(7)) == 0.0
+    problem, task = Problem("4 + 3", "standard", (), row("4 + 3", "7")), symbol_task(train=1, test=1)
+    wrong = Problem("4 + 3", "standard", (), row("4 + 3", "8"))
+    assert task.score(problem, r"\boxed{CORRECT}").reward == 1.0
+    assert task.score(wrong, r"\boxed{CORRECT}").reward == 0.0
+    for said in ("none", "14/2", "it is 7", ""):
+        assert task.score(Problem("4 + 3", "standard", (), row("4 + 3", said)), r"\boxed{CORRECT}").reward == 0.0
+    assert task.score(wrong, r"\boxed{7}").reward == 1.0
+    assert task.score(problem, r"\boxed{8}").reward == 0.0
+    assert task.score(problem, "7").reward == 0.0
+
+
+def test_the_chains_answer_by_hand():
+    assert resolve(Agree(), "7") == "7"
+    assert resolve(Agree(), None) is None
+    assert resolve(Override("8"), "7") == "8"
+    assert resolve(Unparsed("no box"), "7") is None
+
+
+def test_an_apis_text_has_to_consist_of_a_number():
+    told = {"1,234,567.": "1234567", " 27.0 ": "27", "−7": "-7", "7/2": "7/2", "14/2": None, "it is 7": None, "none": None}
+    assert {text: Whole().extract(text) for text in told} == told
 
 
 def test_the_vague_prompt_names_the_symbols_and_hides_their_meaning():
-    (message,) = PromptText("vague", GREEK).messages("36 γ 52", "none")
+    (message,) = PromptText("vague", GREEK).messages("36 γ 52", "none", None)
     text = message["content"]
     assert "θ, α, γ, β" in text
     assert text.endswith("36 γ 52 | API answer: none ->")
@@ -122,44 +133,43 @@ def test_the_other_conditions_differ_as_the_table_says():
 
 
 def test_the_simulated_upstream_is_as_good_as_the_source_saw():
-    upstream = SimulatedUpstream(0)
-    train, _, test = build(0, Splits(1600, 1, 400), TINY, GREEK, upstream)
+    train, _, test = build(0, Splits(1600, 1, 400), TINY, GREEK, 0)
     custom, standard = ([r for r in train + test if r.kind == k] for k in ("custom", "standard"))
-    assert not any(r.api_answer == str(r.truth) for r in custom)
-    assert 0.72 < sum(r.api_answer == str(r.truth) for r in standard) / len(standard) < 0.79
-    assert {r.api_answer for r in custom} <= {"none"} | {r.expression.split()[0] for r in custom}
-    assert all(r.api_answer in ("none", r.expression.split()[0]) for r in custom)
-    assert "simulated" in upstream.label
+    assert not any(r.api.text == r.answer for r in custom)
+    assert 0.72 < sum(r.api.text == r.answer for r in standard) / len(standard) < 0.79
+    assert {r.api.text for r in custom} <= {"none"} | {r.question.split()[0] for r in custom}
+    assert all(r.api.text in ("none", r.question.split()[0]) for r in custom)
+    assert "simulated" in SimulatedUpstream(0, GREEK).label
 
 
 def test_splits_are_disjoint_where_the_range_holds_little_more():
     few = Range((1, 6), (2, 2), 999)  # some hundred
-    splits = build(0, Splits(40, 20, 20), few, GREEK, SimulatedUpstream(0))
-    meant = [parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for rows in splits for r in rows]
+    splits = build(0, Splits(40, 20, 20), few, GREEK, 0)
+    meant = [parse(r.question, GREEK) if r.kind == "custom" else parse(r.question) for rows in splits for r in rows]
     assert len(set(meant)) == len(meant) == 80
 
 
 def test_what_the_prompts_show_as_an_example_is_no_problem():
     least = Range((1, 12), (2, 2), 999)  # some four hundred
-    splits = build(0, Splits(200, 60, 60), least, GREEK, SimulatedUpstream(0))
+    splits = build(0, Splits(200, 60, 60), least, GREEK, 0)
     shown = PromptText("none_no_correct", GREEK).preamble() + PromptText("vague", GREEK).preamble()
     assert "\n3 + 4 | API answer" in shown
     assert "\n3 θ 4 | API answer" in shown
-    assert [r.expression for rows in splits for r in rows if f"\n{r.expression} | API answer" in shown] == []
+    assert [r.question for rows in splits for r in rows if f"\n{r.question} | API answer" in shown] == []
 
 
 def test_the_data_set_is_seeded_halved_disjoint_and_true():
-    train, validation, test = splits = build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
-    assert splits == build(5, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5))
-    assert train != build(6, Splits(300, 60, 100), TINY, GREEK, SimulatedUpstream(5)).train
-    assert build(5, Splits(300, 2, 100), TINY, GREEK, SimulatedUpstream(5)) == (train, validation[:2], test)
+    train, validation, test = splits = build(5, Splits(300, 60, 100), TINY, GREEK, 5)
+    assert splits == build(5, Splits(300, 60, 100), TINY, GREEK, 5)
+    assert train != build(6, Splits(300, 60, 100), TINY, GREEK, 5).train
+    assert build(5, Splits(300, 2, 100), TINY, GREEK, 5) == (train, validation[:2], test)
     assert [sum(r.kind == "custom" for r in rows) for rows in splits] == [150, 30, 50]
-    meant = [{parse(r.expression, GREEK) if r.kind == "custom" else parse(r.expression) for r in rows} for rows in splits]
+    meant = [{parse(r.question, GREEK) if r.kind == "custom" else parse(r.question) for r in rows} for rows in splits]
     assert len(set.union(*meant)) == 460
-    drawn = repr([(r.expression, str(r.truth), r.api_answer) for r in train + test])
+    drawn = repr([(r.question, r.answer, r.api.text) for r in train + test])
     assert hashlib.sha256(drawn.encode()).hexdigest().startswith("463bfa184c621ec0443c")  # earlier figures hold
     row = next(r for r in train if r.kind == "custom")
-    assert row.truth == evaluate(parse(row.expression, GREEK))
+    assert row.answer == str(evaluate(parse(row.question, GREEK)))
 
 
 def test_another_symbol_table_is_a_setting():
@@ -168,13 +178,13 @@ def test_another_symbol_table_is_a_setting():
     custom = next(p for p in task.train if p.kind == "custom")
     assert set(custom.name) & set("♠♥♦♣")
     assert "3 ♣ 4" in custom.messages[0]["content"]
-    assert task.score(custom, f"\\boxed{{{custom.data.truth}}}").reward == 1.0
+    assert task.score(custom, f"\\boxed{{{custom.data.answer}}}").reward == 1.0
 
 
 def test_correct_is_no_answer_where_the_prompt_does_not_offer_it():
     for condition, reward_of_agreeing in (("vague", 1.0), ("explicit_no_correct", 0.0), ("none_no_correct", 0.0)):
         task = symbol_task(condition=condition, limit=999, train=10, test=40)
-        right = next(p for p in task.test if p.data.api_answer == str(p.data.truth))
+        right = next(p for p in task.test if p.data.api.text == p.data.answer)
         score = task.score(right, r"\boxed{CORRECT}")
         assert (score.reward, score.unparsed) == (reward_of_agreeing, not reward_of_agreeing)
 
@@ -206,7 +216,7 @@ def test_trivial_policies_by_hand(tmp_path):
     test = [("4 θ 1", "none"),  # 5; read at random 5, 3, 4, 4
             ("2 θ 2", "4"),  # 4; read at random 4, 0, 4, 1
             ("3 + 2", "5"), ("8 ÷ 2", "4"), ("1 + 1", "none")]
-    dataset.write(tmp_path, Splits([row(text, "none") for text in train], [row("6 + 6", "12")],
+    write_splits(tmp_path, Splits([row(text, "none") for text in train], [row("6 + 6", "12")],
                                    [row(*both) for both in test]))
     found = {reference.label: reference.accuracy for reference in symbol_task(data=str(tmp_path)).trivial}
     assert found == {

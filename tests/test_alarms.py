@@ -1,5 +1,7 @@
 """Alarms on steps made by hand: each begins exactly at its threshold, says so once, and its share is a number worked out."""
 
+from dataclasses import replace
+
 import pytest
 
 from grpo.guards.alarms import Alarms
@@ -82,7 +84,8 @@ def test_the_shares_by_hand():
                    + [Completion(Sample((1,), (0.0,), "length"), "", Score(0.0, answers=2))] * 2)
     metrics, lines = Alarms().check(step(completions))
     assert metrics == {"completion/same_answer_fraction": 3 / 8, "completion/several_answers_fraction": 3 / 8,
-                       "alarm/same_answer": 0.0, "alarm/several_answers": 1.0, "alarm/unparsed": 0.0, "alarm/truncated": 1.0}
+                       "alarm/same_answer": 0.0, "alarm/several_answers": 1.0, "alarm/unparsed": 0.0, "alarm/timed_out": 0.0,
+                       "alarm/truncated": 1.0}
     assert lines == ["alarm: 38% of the completions give several answers",
                      "alarm: 25% of the completions are cut off at rollout.max_new_tokens"]
 
@@ -106,3 +109,10 @@ def test_one_that_goes_on_does_not_silence_another():
     alarms.check(step(truncated(20)))
     _, lines = alarms.check(step(truncated(10) + answering(None, 10, unparsed=True)))
     assert lines == ["alarm: 50% of the completions give no answer"]
+
+
+def test_a_verifier_that_comes_to_no_end_rings():
+    completions = [replace(c, score=replace(c.score, timed_out=n == 0)) for n, c in enumerate(different(40))]
+    metrics, lines = Alarms().check(step(completions))
+    assert metrics["alarm/timed_out"] == 1.0
+    assert lines == ["alarm: the verifier came to no end in its time for 2.5% of the completions, which count as wrong"]

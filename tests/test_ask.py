@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,13 +14,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapter import ask as command
-from adapter.ask import MOST_AT_ONCE, Chain, as_they_come, read_lines, read_question
+from adapter.ask import LONGEST_LINE, MOST_AT_ONCE, as_they_come, read_lines
+from adapter.chain import Chain, read_question
 from adapter.commands import run
 from grpo.types import UserError
-from symbols.expression import GREEK
+from symbols.settings import Settings
+from symbols.task import SymbolTask
 from tests.conftest import ROOT
 
 EXPRESSIONS = ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 - 4", "6 * 7", "8/4"]
+READ = partial(read_question, SymbolTask.make_corrector(Settings()))
 
 
 def ask(*arguments: str) -> subprocess.CompletedProcess:
@@ -39,10 +43,10 @@ def test_stdin_is_answered_in_order_as_it_comes(toy):
     process.stdin.close()
     rest, errors = process.stdout.read(), process.stderr.read()
     assert process.wait() == 2
-    assert [a["expression"] for a in answers] == ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 − 4", "6 × 7", "8 ÷ 4"]
+    assert [a["question"] for a in answers] == ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 − 4", "6 × 7", "8 ÷ 4"]
     assert sum(a["answer"] == right for a, right in zip(answers, ["13", "5", "42", "2"] * 2, strict=True)) >= 7
-    assert set(answers[0]) == {"expression", "api_answer", "verdict", "answer", "completion"}
-    assert [json.loads(line)["expression"] for line in rest.splitlines()] == ["6 θ 7"]
+    assert set(answers[0]) == {"question", "api_text", "api_answer", "verdict", "answer", "completion"}
+    assert [json.loads(line)["question"] for line in rest.splitlines()] == ["6 θ 7"]
     assert errors.splitlines()[-1].startswith("error: stdin: line 10: '3 % 4': expected one of")
 
 
@@ -67,7 +71,7 @@ def test_an_answer_that_is_missing_shows_in_the_exit_code(toy):
     (["3 θ 4", "--run", "RUN", "--concurrency", "0"], "api_concurrency = 0"),
     (["--file", "nowhere.txt", "--run", "RUN"], "nowhere.txt: cannot be read"),
     (["--file", "FILE", "--run", "RUN"], "line 2: not UTF-8"),
-    (["3 θ 4", "--run", "OTHER TASK"], "this command knows symbols.task:SymbolTask alone"),
+    (["3 θ 4", "--run", "OTHER TASK"], "its task is examples/sums.py:Sums, which corrects no API; this command knows tasks"),
     (["3 θ 4", "--run", "OTHER BASE"], "the LoRA of another base than models/tiny"),
     (["3 θ 4", "--run", "DAMAGED"], "no LoRA that can be read"),
     (["3 θ 4", "--run", "UNTRAINED"], "holds no LoRA yet"),
@@ -120,7 +124,7 @@ def test_the_runs_settings_choose_the_api_but_never_a_batch(toy, tmp_path, monke
 
 def test_a_reader_that_dies_is_heard():
     def dies():
-        yield read_question("1 + 1", GREEK)
+        yield READ("1 + 1")
         raise KeyError("a bug")
 
     with pytest.raises(RuntimeError, match="the reader ended early"):
@@ -140,7 +144,7 @@ def place(argument: str, folder: Path, tmp_path: Path) -> str:
     weights = copy / "adapter" / "adapter_model.safetensors"
     if argument == "OTHER TASK":
         text = (copy / "config.yaml").read_text()
-        (copy / "config.yaml").write_text(text.replace("symbols.task:SymbolTask", "my_task.py:Mine"))
+        (copy / "config.yaml").write_text(text.replace("symbols.task:SymbolTask", "examples/sums.py:Sums"))
     elif argument == "OTHER BASE":
         save_file({name: torch.zeros(t.shape[0], t.shape[1] + 1) for name, t in load_file(weights).items()}, weights)
     elif argument == "DAMAGED":
@@ -159,19 +163,19 @@ def test_the_step_is_said_once_and_apart_from_the_answers(toy, tmp_path):
 
 
 def test_a_full_pipe_is_read_in_batches_and_a_trickle_at_once():
-    everything = list(as_they_come(read_question(f"{n} + 1", GREEK) for n in range(3 * MOST_AT_ONCE)))
-    assert [q.text for batch in everything for q in batch] == [f"{n} + 1" for n in range(3 * MOST_AT_ONCE)]
+    everything = list(as_they_come(READ(f"{n} + 1") for n in range(3 * MOST_AT_ONCE)))
+    assert [q.question for batch in everything for q in batch] == [f"{n} + 1" for n in range(3 * MOST_AT_ONCE)]
     assert max(map(len, everything)) <= MOST_AT_ONCE
     more = threading.Event()
 
     def trickle():
         for n in range(3):
-            yield read_question(f"{n} + 1", GREEK)
+            yield READ(f"{n} + 1")
             more.wait()
             more.clear()
 
     for n, batch in enumerate(as_they_come(trickle())):
-        assert [q.text for q in batch] == [f"{n} + 1"]  # handed out before the next exists
+        assert [q.question for q in batch] == [f"{n} + 1"]  # handed out before the next exists
         more.set()
 
 
@@ -182,7 +186,7 @@ def test_memory_stays_flat_on_an_endless_pipe():
         nonlocal made
         while True:
             made += 1
-            yield read_question("1 + 1", GREEK)
+            yield READ("1 + 1")
 
     batches = as_they_come(endless())
     next(batches)
@@ -191,6 +195,6 @@ def test_memory_stays_flat_on_an_endless_pipe():
 
 
 def test_a_line_without_an_end_is_refused(tmp_path):
-    (tmp_path / "long.txt").write_bytes(b"1 + 1\n" + b"9" * 10**6)
-    with (tmp_path / "long.txt").open("rb") as file, pytest.raises(UserError, match="line 2: a line of 100,000 bytes"):
-        list(read_lines(file, "long.txt", GREEK))
+    (tmp_path / "long.txt").write_bytes(b"1 + 1\n" + b"9" * LONGEST_LINE)
+    with (tmp_path / "long.txt").open("rb") as file, pytest.raises(UserError, match="line 2: a line of 1,048,576 bytes"):
+        list(read_lines(file, "long.txt", READ))

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from adapter.parse import Agree, parse_answer
+from adapter.verdict import Agree
 from grpo.rollout import rollout, scored
 from grpo.sampler import Sampler
 from symbols.expression import GREEK, Op
@@ -27,14 +27,14 @@ def test_standard_expressions_are_computed_and_right_answers_accepted(base):
     policy, sampler, task = base
     prompts = [policy.encode(p) for p in task.test if p.kind == "standard"]
     samples = sampler.greedy(prompts)
-    completions = [scored(task, policy, prompt, sample) for prompt, sample in zip(prompts, samples, strict=True)]
+    completions = scored(task, policy, list(zip(prompts, samples, strict=True)))
     must_compute, may_agree = [], []
     for prompt, completion in zip(prompts, completions, strict=True):
         row = prompt.problem.data
-        (may_agree if row.api_answer == str(row.truth) else must_compute).append(completion)
+        (may_agree if row.api.text == row.answer else must_compute).append(completion)
     assert len(must_compute) > 70
     assert sum(c.score.reward for c in must_compute) >= 0.97 * len(must_compute)
-    assert sum(parse_answer(c.text) == Agree() for c in may_agree) >= 0.97 * len(may_agree)
+    assert sum(task.corrector.answer_in(c.text) == Agree() for c in may_agree) >= 0.97 * len(may_agree)
     every = must_compute + may_agree
     assert sum(c.score.reward for c in every) >= 0.985 * len(every)
 
@@ -42,8 +42,8 @@ def test_standard_expressions_are_computed_and_right_answers_accepted(base):
 def test_custom_expressions_are_mostly_wrong_at_first(base):
     policy, sampler, task = base
     prompts = [policy.encode(p) for p in task.test if p.kind == "custom"]
-    rewards = [scored(task, policy, prompt, sample).score.reward
-               for prompt, sample in zip(prompts, sampler.greedy(prompts), strict=True)]
+    completions = scored(task, policy, list(zip(prompts, sampler.greedy(prompts), strict=True)))
+    rewards = [completion.score.reward for completion in completions]
     assert 0.05 <= sum(rewards) / len(rewards) <= 0.30
 
 

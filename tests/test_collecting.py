@@ -57,9 +57,9 @@ def test_a_login_that_google_refuses_is_one_line(server, vertex, tmp_path, monke
 
 
 def command(out: Path, answers: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "symbols.dataset", "--out", str(out), "--train", "250", "--validation", "50", "--test",
-            "100", "--limit", "999", "--upstream", "anthropic", "--concurrency", "16", "--answers", str(answers), "--yes",
-            *more]
+    return [sys.executable, "-m", "adapter.dataset", "configs/tiny.yaml", "--out", str(out), "task.train=250",
+            "task.validation=50", "task.test=100", "task.limit=999", "task.upstream=anthropic", "task.api_concurrency=16",
+            f"task.api_answers={answers}", "--yes", *more]
 
 
 def test_collection_killed_and_run_again_gives_the_same_bytes(server, tmp_path):

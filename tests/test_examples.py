@@ -123,7 +123,7 @@ def package(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "complaint"), [
     ("iso-dates", "task.order = 'year first': must be 'day first' or 'month first'"),  # so it was found, and asked
-    ("iso-date", "no entry point of the group grpo.tasks has that name (installed: broken, iso-dates)"),
+    ("iso-date", "nor an entry point of the group grpo.tasks (known here: broken, corrector, gym, iso-dates, symbols)"),
     ("broken", "task.target = broken: module 'examples.iso_dates' has no attribute 'No'; name a class")])
 def test_a_task_by_entry_point(package, name, complaint):
     done = run_train(CONFIG, f"task.target={name}", "task.order=year first")

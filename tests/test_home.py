@@ -4,15 +4,16 @@ import io
 
 import pytest
 
-from adapter.ask import Chain, read_lines
+from adapter.ask import read_lines
+from adapter.chain import Chain
 from grpo.config import load
 from grpo.run.files import at_home, read_object
 from grpo.run.schema import read_config, validated
 from grpo.run.tasks import load_class
 from grpo.types import UserError
-from symbols.expression import GREEK
 from symbols.settings import Settings
 from tests.conftest import ROOT, TINY
+from tests.test_ask import READ
 
 
 def test_a_tilde_is_the_home_folder_in_every_setting_that_is_a_path(monkeypatch, tmp_path):
@@ -38,10 +39,10 @@ def test_a_tilde_that_is_nobodys_is_one_line():
 
 def test_a_byte_order_mark_and_blank_lines_are_no_expressions(tmp_path):
     lines = "\ufeff3 + 4\r\n\n  \n6 θ 7\n\n"
-    assert [q.text for q in read_lines(io.BytesIO(lines.encode()), "f", GREEK)] == ["3 + 4", "6 θ 7"]
+    assert [q.question for q in read_lines(io.BytesIO(lines.encode()), "f", READ)] == ["3 + 4", "6 θ 7"]
     with pytest.raises(UserError, match="f: line 3: '3 % 4'"):
-        list(read_lines(io.BytesIO(b"1 + 1\n\n3 % 4\n"), "f", GREEK))
+        list(read_lines(io.BytesIO(b"1 + 1\n\n3 % 4\n"), "f", READ))
     with pytest.raises(UserError, match="f: line 2: "):
-        list(read_lines(io.BytesIO("1 + 1\n\ufeff3 + 4\n".encode()), "f", GREEK))
+        list(read_lines(io.BytesIO("1 + 1\n\ufeff3 + 4\n".encode()), "f", READ))
     (tmp_path / "marked").write_text('\ufeff{"steps": 7}\n')
     assert read_object(tmp_path / "marked") == read_config(tmp_path / "marked") == {"steps": 7}

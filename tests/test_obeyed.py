@@ -5,17 +5,19 @@ import re
 from pathlib import Path
 
 import pytest
+from adapter.api.upstream import Upstream
 from pydantic import BaseModel, ValidationError
 
-from adapter.ask import Chain
+from adapter.chain import changed
+from adapter.rows import Splits, write_splits
 from grpo.config import Algorithm, Config
 from grpo.types import UserError
 from symbols.base.pretrain import read_recipe
-from symbols.dataset import Splits, build, write
-from symbols.settings import Settings, make_notation, make_range, make_upstream
+from symbols.settings import Settings, make_notation, make_range
 from symbols.task import SymbolTask
 from tests.conftest import ROOT, run_train, tiny_config
 from tests.reference import by_grpo, drawn_step
+from tests.symbol_rows import build
 
 TINY = tiny_config("rollout.max_new_tokens=4")
 STEP = drawn_step(seed=3, groups=12, size=6, spread=1.5)  # ratios on both sides of every bound
@@ -70,8 +72,7 @@ def test_what_nothing_reads_is_refused_in_one_line(keys):
 
 def test_every_other_key_of_the_config_is_read():
     """By name, somewhere beside its own definition."""
-    code = "".join(path.read_text() for path in [*(ROOT / "grpo").rglob("*.py"), *(ROOT / "speed").glob("*.py"),
-                                                 *(ROOT / "harness").glob("*.py"), ROOT / "train.py"]
+    code = "".join(path.read_text() for path in [*(ROOT / "grpo").rglob("*.py"), ROOT / "train.py"]
                    if path.name not in ("config.py", "presets.py"))
     for section, field in Config.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel) and section != "task":
@@ -83,7 +84,7 @@ def test_every_other_key_of_the_config_is_read():
 def folder(tmp_path_factory) -> Path:
     """A data set of 60, 10 and 20 rows within a limit of 999."""
     s, place = Settings(limit=999, train=60, validation=10, test=20), tmp_path_factory.mktemp("data")
-    write(place, build(0, Splits(s.train, s.validation, s.test), make_range(s), make_notation(s), make_upstream(s, 0)))
+    write_splits(place, build(0, Splits(s.train, s.validation, s.test), make_range(s), make_notation(s), 0))
     return place
 
 
@@ -103,6 +104,10 @@ def test_a_key_beside_a_data_set_is_true_of_it(folder, key, false, true, says):
     assert (len(task.train), len(task.validation), len(task.test)) == (60, 10, 20)
 
 
+def upstream(settings: Settings) -> Upstream:
+    return SymbolTask.make_upstream(settings, 0, SymbolTask.make_corrector(settings))
+
+
 API = {"api_model": "claude-x", "api_max_tokens": 9, "api_answers": "x.jsonl", "api_concurrency": 2, "api_batch": True}
 
 
@@ -110,7 +115,7 @@ API = {"api_model": "claude-x", "api_max_tokens": 9, "api_answers": "x.jsonl", "
 def test_a_key_of_an_api_needs_one(key):
     with pytest.raises(ValidationError, match="upstream"):
         Settings(**{key: API[key]})
-    with_it, without = (make_upstream(Settings(upstream="anthropic", **keys), 0) for keys in ({key: API[key]}, {}))
+    with_it, without = (upstream(Settings(upstream="anthropic", **keys)) for keys in ({key: API[key]}, {}))
     assert vars(with_it) != vars(without)
 
 
@@ -120,9 +125,9 @@ def test_a_batch_where_nothing_is_asked_in_one_is_refused(beside):
         Settings(upstream="anthropic", api_batch=True, **beside)
 
 
-def test_the_chain_draws_no_data_set():
-    with pytest.raises(UserError, match="terms: decides a run's data set"):
-        Chain("runs/none", terms=[2, 2])
+def test_of_a_run_the_api_in_front_can_be_changed_alone():
+    with pytest.raises(UserError, match="terms: says nothing of the API in front"):
+        changed(Settings(), {"terms": [2, 2]})
 
 
 def test_a_recipe_without_bare_samples_has_no_number_of_them():

@@ -103,7 +103,7 @@ def test_samples_without_instructions_are_the_end_of_those_with(tmp_path):
         completion = tokenizer.decode(taught)
         assert completion.count("->") == 0
         assert completion.endswith("}<|im_end|>")
-    sample = draw_sample(random.Random(0), recipe, SimulatedUpstream(0), "vague")
+    sample = draw_sample(random.Random(0), recipe, SimulatedUpstream(0, GREEK), "vague")
     assert sample.messages()[0]["content"].endswith(f"\n\n{sample.question()}")
     full, _ = make_samples(recipe, tokenizer)
     assert full.shape[1] > 112 > ids.shape[1] > 60
@@ -145,7 +145,7 @@ def test_drills_are_as_large_as_steps_get_and_true():
 
 
 def test_a_guess_says_nothing_about_the_true_operation():
-    rng, upstream, recipe = random.Random(0), SimulatedUpstream(0), Recipe()
+    rng, upstream, recipe = random.Random(0), SimulatedUpstream(0, GREEK), Recipe()
     seen = Counter()
     for _ in range(6000):
         sample = draw_sample(rng, recipe, upstream, "vague")
@@ -158,7 +158,7 @@ def test_a_guess_says_nothing_about_the_true_operation():
 
 
 def test_explicit_prompts_define_the_symbols_anew_and_are_obeyed():
-    rng, upstream, recipe = random.Random(0), SimulatedUpstream(0), Recipe()
+    rng, upstream, recipe = random.Random(0), SimulatedUpstream(0, GREEK), Recipe()
     tables = set()
     for _ in range(300):
         sample = draw_sample(rng, recipe, upstream, "explicit")

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from adapter.ask import Chain
+from adapter.chain import Chain
 from adapter.turns import Turns
 from grpo.types import UserError
 from tests.conftest import ROOT

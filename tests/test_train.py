@@ -28,9 +28,11 @@ KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_r
         "groups/replaced", "lora/relative_norm", "time/record_s",
         "policy/entropy", "policy/clip_fraction", "policy/grad_norm", "policy/lr", "loss", "parity/logp_max_abs_diff",
         "parity/logp_mean_abs_diff", "parity/kl", "completion/mean_tokens", "completion/truncated_fraction",
-        "completion/unparsed_fraction", "time/rollout_s", "time/sync_s", "time/train_s", "time/step_s", "tokens/trained",
+        "completion/unparsed_fraction", "completion/timed_out_fraction",
+        "time/rollout_s", "time/sync_s", "time/train_s", "time/step_s", "tokens/trained",
         "memory/peak_gib", "memory/host_rss_gib", "completion/same_answer_fraction", "completion/several_answers_fraction",
-        "alarm/same_answer", "alarm/several_answers", "alarm/unparsed", "alarm/truncated"}
+        "alarm/same_answer", "alarm/several_answers", "alarm/unparsed", "alarm/timed_out",
+        "alarm/truncated"}
 LINE_KEYS = {"step", "problem", "kind", "prompt", "completion", "token_ids", "logp_sampler", "logp_trainer", "logp_last",
              "logp_ref", "entropy", "reward", "advantage", "finish_reason"}
 

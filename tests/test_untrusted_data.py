@@ -10,22 +10,25 @@ from pathlib import Path
 
 import pytest
 
+from adapter import dataset
+from adapter import rows as data
 from adapter.api import message_batches
 from adapter.api.answers import LONGEST_LINE, AnswerStore
 from adapter.commands import run
 from adapter.measure.records import read_evaluation, read_kept, read_metrics
 from grpo.types import UserError
-from symbols import dataset, learning
+from symbols import learning
+from symbols import rows as expressions
 from symbols.expression import GREEK
 from symbols.learning import read_learning
 from symbols.settings import Settings
 from symbols.task import SymbolTask
 from tests import messages_server
 from tests.claude import KEY, expected, questions, rows, texts
-from tests.test_outcomes import row
+from tests.symbol_rows import row
 
-GOOD = {"expression": "36 γ 52", "kind": "custom", "truth": "1872", "api_answer": "none", "model": "m", "date": None}
-THREE = dataset.Splits([row("1 + 1", "none")], [row("1 + 3", "none")], [row("1 + 2", "none")])
+GOOD = {"question": "36 γ 52", "kind": "custom", "answer": "1872", "api_answer": "none", "model": "m", "date": None}
+THREE = data.Splits([row("1 + 1", "none")], [row("1 + 3", "none")], [row("1 + 2", "none")])
 DEEP = "[" * 9_000  # nested beyond what a recursive reader survives
 BIG = 200 * 2**20  # bytes of a file of zeros, which takes no room on the disk
 
@@ -52,35 +55,35 @@ def zeros(path: Path) -> Path:
 
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize(("line", "words"), [
-    (DEEP, "no JSON"), ('{"truth": ' + "9" * 9_000 + "}", "no JSON"), (zeros, "longer than any row"),
-    ({"truth": "1e999999999"}, "truth is 1e9"), ({"truth": "9" * 999}, "truth is 999"),
-    ({"truth": "1/" + "0" * 900 + "1"}, "truth is 1/0"),
-    ({"api_answer": "7" + " " * 5_000}, "api_answer: expected at most 1,000 characters"),
-    ({"expression": " " * 5_000 + "36 γ 52"}, "expression: expected at most 1,000 characters"),
-    ({"model": "m" * 5_000}, "model: expected at most 1,000 characters"),
+    (DEEP, "no JSON"), ('{"answer": ' + "9" * 9_000 + "}", "no JSON"), (zeros, "longer than 1,048,576 bytes"),
+    ({"answer": "1e999999999"}, "answer is 1e9"), ({"answer": "9" * 999}, "answer is 999"),
+    ({"answer": "1/" + "0" * 900 + "1"}, "answer is 1/0"),
+    ({"question": " " * 5_000 + "36 γ 52"}, "question: expected at most 1,000 characters"),
+    ({"model": "m" * 5_000}, "model: expected at most 1000 characters"),
     ({"model": "\x1b]0;yours\x07"}, "model: expected"), ({"model": "\ud800"}, "model: expected"),
-    ({"kind": "k" * 900}, "kind is"), ({"expression": "1" + " γ 99" * 150}, "with the symbols in the config"),
+    ({"kind": "k" * 900}, "kind: expected at most 60"),
+    ({"question": "1" + " γ 99" * 150}, "with the symbols in the config"),
     ({"date": [[1]]}, "date: expected YYYY-MM-DD or null"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])
 def test_a_hostile_row_is_refused(tmp_path, line, words, split):
-    dataset.write(tmp_path, THREE)
+    data.write_splits(tmp_path, THREE)
     path = tmp_path / f"{split}.jsonl"
     if callable(line):
         line(path)
     else:
         path.write_text((json.dumps(GOOD | line) if isinstance(line, dict) else line) + "\n")
-    refused(lambda: dataset.read(tmp_path, GREEK), f"{split}.jsonl: line 1: ", words)
+    refused(lambda: expressions.read(tmp_path, GREEK), f"{split}.jsonl: line 1: ", words)
 
 
 def test_a_data_set_without_end_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(dataset, "MAX_ROWS", 5)
-    dataset.write(tmp_path, THREE._replace(train=[row(f"4 + {n}", "none") for n in range(6)]))
-    refused(lambda: dataset.read(tmp_path, GREEK), "train.jsonl: line 6: more than 5 rows")
+    monkeypatch.setattr(data, "MOST_ROWS", 5)
+    data.write_splits(tmp_path, THREE._replace(train=[row(f"4 + {n}", "none") for n in range(6)]))
+    refused(lambda: expressions.read(tmp_path, GREEK), "train.jsonl: line 6: more than 5 rows")
 
 
 def test_the_names_of_models_stay_short(tmp_path):
     good = [row(f"4 + {n}", "none") for n in range(9)]
     named = [replace(r, api=replace(r.api, model=f"{n}" * 900)) for n, r in enumerate(good)]
-    dataset.write(tmp_path, THREE._replace(test=named))
+    data.write_splits(tmp_path, THREE._replace(test=named))
     label = SymbolTask(Settings(data=str(tmp_path)), seed=0).references["api"].label
     assert label == f"{'0' * 100}, {'1' * 100}, {'2' * 100} and 6 others alone"
 
@@ -90,10 +93,10 @@ def test_a_data_set_is_written_through_no_link_and_over_nothing_else(tmp_path):
     out.mkdir()
     victim.write_text("precious")
     (out / ".train.jsonl.part").symlink_to(victim)
-    dataset.write(out, THREE)
+    data.write_splits(out, THREE)
     assert (victim.read_text(), (out / "train.jsonl").is_symlink()) == ("precious", False)
     zeros(out / "train.jsonl")
-    refused(lambda: dataset.write(out, THREE), "is another one")
+    refused(lambda: data.write_splits(out, THREE), "is another one")
 
 
 ANSWER = {"key": "k", "text": "7", "error": None, "date": "2026-11-23", "stop_reason": None}
@@ -210,9 +213,9 @@ def test_the_key_is_in_no_file(server, tmp_path, monkeypatch):
     """Though the server repeats it: in an error, in an answer, and as the reason to stop."""
     said = {"content": [{"type": "text", "text": f"you are {KEY}"}]}
     server.faults += ["400", said, {"stop_reason": KEY}, {"usage": {"input_tokens": KEY, "output_tokens": KEY}}]
-    monkeypatch.setattr(sys, "argv", ["dataset", "--out", str(tmp_path / "data"), "--train", "20", "--validation",
-                                      "6", "--test", "10", "--yes", "--upstream", "anthropic", "--answers",
-                                      str(tmp_path / "answers.jsonl")])
+    monkeypatch.setattr(sys, "argv", ["dataset", "configs/tiny.yaml", "--out", str(tmp_path / "data"), "task.train=20",
+                                      "task.validation=6", "task.test=10", "--yes", "task.upstream=anthropic",
+                                      f"task.api_answers={tmp_path}/answers.jsonl"])
     assert [run(dataset.main), run(dataset.main)] == [2, 0]  # an answer is missing; it is asked for again
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} == {"train.jsonl", "validation.jsonl", "test.jsonl", "answers.jsonl"}

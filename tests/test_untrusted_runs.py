@@ -13,7 +13,7 @@ from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
 from adapter import evaluate
-from adapter.ask import Chain
+from adapter.chain import Chain
 from adapter.measure import plots, report
 from adapter.trained import LONGEST_SETTINGS, TrainedAdapter
 from grpo.guards import checkpoint

@@ -25,6 +25,7 @@ class Alarms:
         answer, share, reward = _commonest(completions)
         several = sum(c.score.answers > 1 for c in completions) / len(completions)
         unparsed = sum(c.score.unparsed for c in completions) / len(completions)
+        timed_out = sum(c.score.timed_out for c in completions) / len(completions)
         truncated = sum(c.sample.finish_reason == "length" for c in completions) / len(completions)
         rules = {
             "same_answer": (share >= SAME and reward < SOLVED and len(groups) > 1,
@@ -32,6 +33,8 @@ class Alarms:
                             f"their mean reward is {reward:.2f}"),
             "several_answers": (several >= SEVERAL, f"{several:.0%} of the completions give several answers"),
             "unparsed": (unparsed >= UNPARSED, f"{unparsed:.0%} of the completions give no answer"),
+            "timed_out": (timed_out > 0, f"the verifier came to no end in its time for {timed_out:.1%} of the completions, "
+                                         "which count as wrong"),
             "truncated": (truncated >= TRUNCATED, f"{truncated:.0%} of the completions are cut off at "
                                                   "rollout.max_new_tokens"),
         }

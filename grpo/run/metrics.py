@@ -32,7 +32,8 @@ def rollout_metrics(groups: list[Group], replaced: list[Group]) -> Metrics:
         "groups/replaced": len(replaced) / trained,
         "completion/mean_tokens": _mean(len(c.sample.token_ids) for c in completions),
         "completion/truncated_fraction": _mean(c.sample.finish_reason == "length" for c in completions),
-        "completion/unparsed_fraction": _mean(c.score.unparsed for c in completions)}
+        "completion/unparsed_fraction": _mean(c.score.unparsed for c in completions),
+        "completion/timed_out_fraction": _mean(c.score.timed_out for c in completions)}
 
 
 def completion_lines(

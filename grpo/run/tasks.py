@@ -14,26 +14,28 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 from grpo.run.files import at_home, brief
 from grpo.types import Problem, Reference, Task, UserError
 
+NAMED = {"corrector": "adapter.task:CorrectorTask", "gym": "adapter.gym:GymTask", "symbols": "symbols.task:SymbolTask"}
 TAKEN_KINDS = ("mean", "overall", "step")  # reward/mean; of a row of evaluation.json the mean over all kinds, and the step
 TAKEN_REFERENCES = ("steps", "validation", "kept")  # what else evaluation.json has
 
 
 def load_class(target: str, named: bool = True) -> type[Task]:
-    """The class that `task.target` names: in a module, in a file, or as an installed entry point of the group grpo.tasks.
+    """The class that `task.target` names: one of NAMED, in a module, in a file, or an entry point of the group grpo.tasks.
 
     named: the user named it on the command line. A config alone, which may be a stranger's, runs no file from elsewhere.
     Raises UserError where there is none, or it is no task.
     """
     wanted = "name a class, as module:Class or path/to/file.py:Class"
     try:
-        if ":" not in target:
+        if ":" not in (found := NAMED.get(target, target)):
             tasks = entry_points(group="grpo.tasks")
             if target not in tasks.names:
-                raise UserError(f"task.target = {target}: no entry point of the group grpo.tasks has that name (installed: "
-                                f"{', '.join(sorted(tasks.names)) or 'none'}); install its package, or {wanted}")
+                known = ", ".join(sorted({*NAMED, *tasks.names}))
+                raise UserError(f"task.target = {target}: no task has that name, nor an entry point of the group grpo.tasks "
+                                f"(known here: {known}); install its package, or {wanted}")
             task_class = tasks[target].load()
         else:
-            place, name = target.rsplit(":", 1)
+            place, name = found.rsplit(":", 1)
             task_class = getattr(_module(place, target, named), name)
         if not (isinstance(task_class, type) and _is_a_model(getattr(task_class, "Settings", None))):
             raise AttributeError(f"{target} is no task: it has no Settings, a pydantic model")

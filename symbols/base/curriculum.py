@@ -17,12 +17,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from adapter.questions import NONE
 from symbols.base import scratchpad
 from symbols.base.tokenizer import chat_ids
 from symbols.expression import GREEK, STANDARD, Expression, Notation, Op, evaluate, render
 from symbols.generate import Range, draw
 from symbols.prompt import PromptText, question
-from symbols.simulated import NONE, Question, SimulatedUpstream, near_miss
+from symbols.simulated import SimulatedUpstream, near_miss
 
 # Share of each condition among the samples. The vague one is what GRPO trains on; the base must read the others too.
 CONDITIONS = {"vague": 0.55, "explicit": 0.15, "explicit_no_correct": 0.15, "none_no_correct": 0.15}
@@ -85,7 +86,7 @@ class Sample:
 
     def messages(self) -> list[dict[str, str]]:
         """The chat that the completion answers."""
-        return PromptText(self.condition, self.notation).messages(self.expression, self.api_answer)
+        return PromptText(self.condition, self.notation).messages(self.expression, self.api_answer, self.api_answer)
 
     def question(self) -> str:
         """The prompt's last line, without the instructions."""
@@ -101,8 +102,7 @@ def draw_sample(rng: random.Random, recipe: Recipe, upstream: SimulatedUpstream,
     notation = dict(zip(GREEK, rng.sample(list(Op), len(Op)), strict=True))
     expression = draw(rng, within)
     shown = render(expression, notation if custom else STANDARD)
-    (answered,) = upstream.answers([Question(shown, expression, custom)])
-    api_answer, reading, read = answered.text, None, expression
+    api_answer, reading, read = upstream.answer(expression, custom), None, expression
     if not custom and rng.random() < NEAR_MISSES:
         api_answer = str(near_miss(rng, evaluate(expression)))
     if custom and condition.startswith("explicit"):
@@ -142,7 +142,7 @@ def make_shard(job: tuple[int, int, bool, Recipe, PreTrainedTokenizerFast]) -> t
     """
     shard, count, bare, recipe, tokenizer = job
     rng = random.Random(f"{recipe.seed}/{shard}/bare" if bare else f"{recipe.seed}/{shard}")
-    upstream = SimulatedUpstream(rng.getrandbits(32))
+    upstream = SimulatedUpstream(rng.getrandbits(32), GREEK)
     samples = []
     for _ in range(count):
         if bare and rng.random() < DRILLS:
@@ -179,7 +179,7 @@ def make_samples(
 def corpus(recipe: Recipe) -> list[str]:
     """Prompts and completions to learn the tokenizer's merges from."""
     rng, texts = random.Random(recipe.seed), []
-    upstream = SimulatedUpstream(recipe.seed)
+    upstream = SimulatedUpstream(recipe.seed, GREEK)
     for condition in [*CONDITIONS] * 100:
         sample = draw_sample(rng, recipe, upstream, condition)
         texts += [sample.messages()[0]["content"], sample.completion, "user\n", "assistant\n"]

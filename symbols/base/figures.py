@@ -5,10 +5,11 @@ import random
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM
 
-from adapter.parse import Agree, parse_answer
+from adapter.verdict import Agree, Answer, boxes_in, final_answer
+from adapter.verifiers.number import Number
 from symbols.base.curriculum import CONDITIONS, Recipe, Sample, draw_sample
 from symbols.base.tokenizer import chat_ids
-from symbols.expression import Op
+from symbols.expression import GREEK, Op
 from symbols.simulated import SimulatedUpstream
 
 LONGEST = 160  # tokens of a completion
@@ -22,18 +23,18 @@ def measure(recipe: Recipe, model: Qwen3ForCausalLM, tokenizer: PreTrainedTokeni
     guess: mean probability of each operation right after `symbol =`, under the vague prompt.
     """
     rng = random.Random(f"{recipe.seed}/figures")
-    upstream = SimulatedUpstream(rng.getrandbits(32))
+    upstream = SimulatedUpstream(rng.getrandbits(32), GREEK)
     figures: dict[str, object] = {}
     for condition in CONDITIONS:
         drawn = [draw_sample(rng, recipe, upstream, condition) for _ in range(recipe.figures)]
         written = complete(model, tokenizer, drawn)
         standard = [(s, text) for s, text in zip(drawn, written, strict=True) if not s.custom]
         custom = [(s, text) for s, text in zip(drawn, written, strict=True) if s.custom]
-        agreed = [(s, t) for s, t in standard if isinstance(parse_answer(s.completion), Agree)]
+        agreed = [(s, t) for s, t in standard if isinstance(_answer(s.completion), Agree)]
         figures[condition] = {
-            "standard_computed": _share(parse_answer(t) == parse_answer(s.completion)
+            "standard_computed": _share(_answer(t) == _answer(s.completion)
                                         for s, t in standard if (s, t) not in agreed),
-            **({"standard_agreed": _share(parse_answer(t) == Agree() for _, t in agreed)} if agreed else {}),
+            **({"standard_agreed": _share(_answer(t) == Agree() for _, t in agreed)} if agreed else {}),
             "standard_as_taught": _share(t == s.completion for s, t in standard),
             "custom_as_taught": _share(t == s.completion for s, t in custom)}
         if condition == "vague":
@@ -70,6 +71,10 @@ def guess_table(
         sums[symbol] = sums.get(symbol, torch.zeros(len(Op))) + p
         counts[symbol] = counts.get(symbol, 0) + 1
     return {s: {op.value: round(float(v), 4) for op, v in zip(Op, sums[s] / counts[s], strict=True)} for s in sorted(sums)}
+
+
+def _answer(completion: str) -> Answer:
+    return final_answer(boxes_in(completion), Number())
 
 
 def _share(hits) -> float:
