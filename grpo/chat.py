@@ -16,11 +16,12 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig
 from transformers.utils import cached_file
 
-from grpo.config import Model
+from grpo.config import Config, Model
 from grpo.run.files import brief, read_object
 from grpo.run.memory import ran_out
 from grpo.run.model_files import check_model
-from grpo.types import Problem, Prompt, UserError
+from grpo.run.tasks import check_task
+from grpo.types import Problem, Prompt, Task, UserError
 
 ANSWER = "an answer"  # of the assistant, to see what a chat template puts behind one
 # What transformers raises over a config, a tokenizer or weights that it does not understand: whatever its code comes upon.
@@ -164,3 +165,18 @@ class read_from(AbstractContextManager):
         raise UserError(f"model.path = {self._path}: no {self._what} there that transformers {transformers.__version__} can "
                         f"read ({kind.__name__}: {brief(' '.join(str(error).split()))}); give a Hugging Face model "
                         "directory, such as models/tiny") from None
+
+
+def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], list[Prompt], int]:
+    """The task's train, validation and test problems as token ids, and the most tokens of a prompt with its completion.
+
+    Raises UserError where `check_task` does, or where they do not fit the model.
+    """
+    check_task(task, config.task.target)
+    splits = [[chat.encode(problem) for problem in problems] for problems in (task.train, task.validation, task.test)]
+    longest = max(len(prompt.token_ids) for prompts in splits for prompt in prompts)
+    if longest + config.rollout.max_new_tokens > chat.max_tokens:
+        raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
+                        f"tokens) it exceeds the model's {chat.max_tokens} positions; "
+                        f"at most {chat.max_tokens - longest} fit")
+    return *splits, longest + config.rollout.max_new_tokens

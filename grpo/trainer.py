@@ -8,109 +8,30 @@
 """
 
 from collections.abc import Collection
-from dataclasses import replace
-from datetime import date
 from pathlib import Path
 from typing import Literal
 
-from grpo.chat import Chat, pick_device
 from grpo.config import Config
 from grpo.evaluate import evaluate
 from grpo.guards import checkpoint, kept
-from grpo.guards.alarms import Alarms
-from grpo.guards.best import KEEP
-from grpo.guards.dry_step import dry_step
-from grpo.guards.giving_up import GivingUp
-from grpo.guards.lora_health import LoraHealth
-from grpo.guards.parity import SyncError, bound
-from grpo.guards.selftest import check_served, self_test
-from grpo.policy import Policy, check_base
+from grpo.guards.parity import SyncError
+from grpo.guards.selftest import check_served
 from grpo.ranks.ranks import ALONE, Ranks
 from grpo.rollout import advantages, step_groups
-from grpo.run import rundir
 from grpo.run.evaluations import Evaluations
 from grpo.run.files import brief, new_directory, writable
-from grpo.run.identity import Identity, fingerprint
+from grpo.run.identity import fingerprint
 from grpo.run.memory import memory_metrics
 from grpo.run.metrics import completion_lines, rollout_metrics
-from grpo.run.records import Clock, RunLog, shown
-from grpo.run.rollouts import KeptSteps
+from grpo.run.records import Clock
 from grpo.run.signals import deferred, ignore
 from grpo.run.startup import QUIET, Startup
-from grpo.run.tasks import check_task
-from grpo.sampler import Sampler
-from grpo.types import Aborted, Prompt, Table, Task, UserError
-from grpo.update import Updater
+from grpo.start import Start
+from grpo.types import Aborted, Table, Task, UserError
 
 
-class Trainer:
-    """A run: its parts, ready for the next step, and `done`, the step that was finished last.
-
-    With several ranks each has all of it, but for the records: rank 0 alone writes.
-    """
-
-    def __init__(
-        self, config: Config, task: Task, resume: bool, allowed: Collection[str], ranks: Ranks = ALONE,
-        startup: Startup = QUIET
-    ):
-        """Start vLLM, put the policy on its weights, restore it from the newest checkpoint, and prove that the two agree."""
-        self.config, self.task, self.folder, self.ranks = config, task, Path(config.run.dir), ranks
-        checkpoints = self.folder / "checkpoints"
-        found = checkpoint.newest(checkpoints) if resume and checkpoint.any_in(checkpoints) else None
-        ranks.agree("checkpoint", str(found and found[0]), "run.dir must be on a disk that all machines share")
-        self.config = config = checkpoint.dated(config, found and found[0], ranks.gather(date.today(), date)[0])
-        chat = Chat(config.model, pick_device(config.model))
-        self.train_prompts, self.validation_prompts, self.test_prompts, context = encode(chat, task, config)
-        tokens = [p.token_ids for p in self.train_prompts + self.validation_prompts + self.test_prompts]
-        self.identity = Identity.of(task, [*tokens, chat.stop_ids])
-        if found:  # refused before the engine starts, which takes a while
-            state = checkpoint.check(found[0], config, self.identity, allowed)
-        check_base(chat, config.model, config.lora)
-        with ranks.in_turn(), startup("vLLM: weights, memory, CUDA graphs"):
-            self.sampler = Sampler(chat, config, context)
-        with startup("the policy"):
-            self.policy = Policy(config.model, config.lora, chat.device, config.run.seed, self.sampler.weights())
-            self.updater = Updater(self.policy, config, ranks)
-            self.identity = replace(self.identity, base=self.policy.fingerprint())
-        for what, value in {"config": config, "data set": self.identity.data, "base": self.identity.base}.items():
-            ranks.agree(what, str(value), "give all machines the same files")
-        self.done, said = 0, ["--resume: no checkpoint yet; it starts at step 1"] if resume else []
-        if found:
-            self.done, lines = checkpoint.restore(found[0], self.policy, self.updater, self.identity, allowed)
-            said = [*found[1], *lines]
-        self.saved = self.done
-        ranks.agree("LoRA", fingerprint(self.policy.lora().items()), "run.dir must be on a disk that all machines share")
-        self.sampler.serve(self.policy)
-        self.served_base = self.sampler.fingerprint()
-        with startup("the largest training pass, a trial of memory"):
-            needs = dry_step(self.updater, self.train_prompts, self.sampler.memory())
-        with startup("the self-test"):
-            check = self_test(self.sampler, self.updater, self.train_prompts[:4])
-        self.updater.noise = max(ranks.gather(self.updater.noise, float))
-        said += rundir.begin(self.folder, config.dump(), resume) if ranks.first else []
-        ranks.meet()  # an earlier run, which may lie there, is out of the way
-        others = bool(found) and (state["data"], state["base"]) != (self.identity.data, self.identity.base)
-        said += ["data or base are not what they were: what was measured before is dropped"] if others else []
-        self.evaluations = Evaluations(
-            self.folder / "evaluation.json", task.references, 0 if others else self.done + 1, ranks.first)
-        self.evaluations.rows = ranks.gather(self.evaluations.rows, dict[str, list[dict[str, int | float]]])[0]
-        self.best = KEEP[config.eval.keep](self.folder, ranks.first)
-        said += self.best.restore(self.done, self.evaluations.rows["validation"], self.policy) if ranks.first else []
-        self.best.at = ranks.gather(self.best.at, tuple[int, float] | None)[0]
-        if ranks.first:
-            self.log = RunLog(self.folder, self.done, config.run.steps, KeptSteps.of(config))
-            self.alarms, self.health = Alarms(), LoraHealth(self.policy)
-        said += [self.policy.held, *needs, str(check), str(KeptSteps.of(config)), "parity stops the run where log-probs are "
-                 f"{bound(self.updater.noise, 1000, self.policy.dtype):.2g} nats apart over 1,000 tokens of a prompt"]
-        said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(task, "trivial", [])]
-        self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)
-        self.say(*said, chat.stops(), *([] if ranks.size == 1 else [ranks.about(chat.device.type)]))
-        ranks.taken()  # starting does not count
-
-    def say(self, *lines: str) -> None:
-        """Print lines, once."""
-        for line in lines if self.ranks.first else []:
-            self.log.say(line)
+class Trainer(Start):
+    """A run: its parts, ready for the next step, and `done`, the step that was finished last."""
 
     def step(self, step: int) -> None:
         """One GRPO step. A signal abandons it while it samples; later it waits until the step is trained and recorded."""
@@ -233,18 +154,3 @@ def train(
             run.rescue()
         run.sampler.close()
     return run.evaluations
-
-
-def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[Prompt], list[Prompt], int]:
-    """The task's train, validation and test problems as token ids, and the most tokens of a prompt with its completion.
-
-    Raises UserError where `check_task` does, or where they do not fit the model.
-    """
-    check_task(task, config.task.target)
-    splits = [[chat.encode(problem) for problem in problems] for problems in (task.train, task.validation, task.test)]
-    longest = max(len(prompt.token_ids) for prompts in splits for prompt in prompts)
-    if longest + config.rollout.max_new_tokens > chat.max_tokens:
-        raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
-                        f"tokens) it exceeds the model's {chat.max_tokens} positions; "
-                        f"at most {chat.max_tokens - longest} fit")
-    return *splits, longest + config.rollout.max_new_tokens

@@ -2,8 +2,8 @@
 
 from typing import Literal
 
-from adapter.api.settings import ApiSettings
-from pydantic import Field, ValidationInfo, field_validator
+from adapter.api.settings import ApiSettings, Simulated
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from grpo.run.schema import PathName
 from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
@@ -34,6 +34,19 @@ class Settings(ApiSettings):
     upstream: Literal["simulated", "anthropic", "vertex", "openai"] = Field("simulated",
                                                                             description="the API in front of the adapter")
     api_prompt: str = Field(INSTRUCTION + "{question}", description="what the API is asked; {question} is the expression")
+
+    @field_validator("simulated")
+    @classmethod
+    def _has_its_own_simulation(cls, shares: Simulated) -> Simulated:
+        if shares != Simulated():
+            raise ValueError("the experiment simulates the API that it saw (symbols/simulated.py); leave this out")
+        return shares
+
+    @model_validator(mode="after")
+    def _a_data_set_brings_its_answers(self) -> "Settings":
+        if self.api_batch and self.data is not None:
+            raise ValueError("api_batch: the data set has its answers, and nothing is asked; leave this out")
+        return self
 
     @field_validator("symbols")
     @classmethod
