@@ -35,6 +35,7 @@ class MessagesServer(ThreadingHTTPServer):
         self.latency_s = latency_s
         self.faults: deque[str | dict] = deque()
         self.asked: list[str] = []
+        self.bodies: list[dict] = []
         self.headers: list[dict[str, str]] = []
         self.lock, self.at_once, self.most_at_once = threading.Lock(), 0, 0
         self.batches: dict[str, dict] = {}
@@ -114,6 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def message(self, request: dict) -> None:
         self.server.asked.append(request["messages"][0]["content"])
+        self.server.bodies.append(request)
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         if self.server.faults:
             self.fault(self.server.faults.popleft(), request)
