@@ -81,8 +81,9 @@ class Corrector:
         outcomes = []
         for row, text, cut, one, api_right in zip(rows, completions, truncated, pending, api, strict=True):
             final = resolve(one.answer, extracted := self.extracted(row))
+            score = one.result()
             outcome = Outcome(row, text, cut, VERDICTS[type(one.answer)], extracted, api_right, final,
-                              one.result().reward >= RIGHT)
+                              score.reward >= RIGHT, None, score.reward, score.timed_out)
             outcomes.append(outcome if outcome.right else outcome.because(self.why_wrong(outcome)))
         return outcomes
 

@@ -1,31 +1,32 @@
-"""How good a run's adapter is, and what it learned when.
+"""How good a run's adapter is, and what it learned.
 
     python -m adapter.evaluate runs/tiny
     python -m adapter.evaluate runs/tiny --compare-base        the base answers too, LoRA off
 
 prints the tables below, and writes them to RUN/evaluate/, where an earlier evaluation is replaced:
 
-    report.txt   report.json   completions.jsonl      the tables; the same as data; each test problem and its completion
-    reward.png   accuracy.png   symbols.png           for a slide
+    report.txt   report.json   completions.jsonl    the tables; the same as data; each test question and its completion
+    reward.png   accuracy.png                       for a slide; a task may add its own, as symbols.png
 
 A finished run is evaluated with the LoRA it kept (eval.keep), an unfinished one with its best so far; the first line says of
-which step. The API's answers are those it gave for the run. Accuracy is greedy, on the test problems.
+which step. The API's answers are those it gave for the run. Accuracy is greedy, on the test questions, by kind and overall:
+the share that is fully right.
 
     always CORRECT     lets every answer of the API stand
-    random mapping     reads each symbol as any of the four operations, all equally likely: the expected accuracy
-    fix rate           of the API's wrong answers, those that end right; harm rate, of its right ones, those that end wrong
-    precision, recall  of CORRECT: P(API right | said CORRECT) and P(said CORRECT | API right)
+    fixes, harms       the API's wrong answers that end right, and its right answers that end wrong
+    repair rate        fixes / the API's errors (also called fix rate); harm rate: harms / its right answers
+    fixes / harms      the improvement-to-degradation ratio
+    net lift           accuracy of the chain minus the API's, in points, with a 95 % interval by a paired bootstrap
     McNemar p          exact, two-sided, against the API alone
+    precision, recall  of CORRECT: P(API right | said CORRECT) and P(said CORRECT | API right)
 
     truncated          a failure is of the first class that applies, in this order: cut off, with no answer;
-    wrong symbol       states a false reading, such as `γ = +`;
     unparsed           holds no answer;
-    echo               the API's wrong answer;
-    wrong symbol       the exact value under another reading of the symbols;
-    arithmetic slip    the rest
+    wrong agreement    says CORRECT of a wrong answer;
+    echo               gives the API's wrong answer again;
+    wrong override     the rest: an answer of its own, and a wrong one
 
-    learned            when completions read the symbol right; where they state no readings, when problems with that symbol
-                       alone are rewarded
+A task may have classes of its own, and a part of its own in the report, which explains them.
 """
 
 import argparse
@@ -33,6 +34,7 @@ import json
 import shutil
 import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,76 +42,85 @@ from tqdm import tqdm
 
 from adapter.commands import run
 from adapter.measure import plots, report
-from adapter.measure.accuracy import Entry, api_alone, chain, random_mapping, recorded
-from adapter.measure.records import read_evaluation, read_metrics
+from adapter.measure.accuracy import Entry, api_alone, chain, recorded, rewarded
+from adapter.measure.outcomes import Outcome
+from adapter.measure.records import read_evaluation, read_metrics, reward_curves
 from adapter.measure.report import Evaluated
+from adapter.measure.sections import Section
+from adapter.task import CorrectorTask
+from adapter.verifiers.settings import KINDS
 from grpo.run.files import at_home, printable
 from grpo.types import UserError
-from symbols.failures import Outcome, judge
-from symbols.learning import read_learning
-from symbols.simulated import SimulatedUpstream
-from symbols.task import SymbolTask
 
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter
 
 FOLDER = "evaluate"
-FILES = {"report.txt", "report.json", "completions.jsonl", "reward.png", "accuracy.png", "symbols.png"}
-AT_ONCE = 128  # problems between two moves of the progress bar
+FILES = {"report.txt", "report.json", "completions.jsonl", "reward.png", "accuracy.png"}
+AT_ONCE = 128  # questions between two moves of the progress bar
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """The run's own evaluations up to a step, by step: on the test and on the validation problems."""
+
+    test: dict[int, Entry]
+    validation: dict[int, Entry]
 
 
 def evaluate(folder: Path, compare_base: bool) -> Evaluated:
-    """Read the run, check what it recorded, and let its adapter answer the test problems. Raises UserError."""
+    """Read the run, check what it recorded, and let its adapter answer the test questions. Raises UserError."""
     from adapter.trained import TrainedAdapter
 
-    check_replaceable(folder / FOLDER)
     adapter = TrainedAdapter(folder)
-    task = SymbolTask(adapter.settings.model_copy(update={"api_yes": False}), adapter.config.run.seed)
-    measured, validation = earlier(folder, adapter.until, task)
-    metrics = read_metrics(folder, adapter.until)
-    rollout = adapter.config.rollout
-    learning = read_learning(folder, adapter.until, rollout.prompts_per_step * rollout.group_size, task.notation)
+    target = adapter.config.task.target
+    task: CorrectorTask = adapter.task_class(adapter.settings.model_copy(update={"api_yes": False}), adapter.config.run.seed)
+    sections = task.sections(folder, adapter.until, adapter.config)
+    check_replaceable(folder / FOLDER, sections, target)
+    known = earlier(folder, adapter.until, task)
+    rewards = reward_curves(read_metrics(folder, adapter.until))
     outcomes = {"adapter": answered(adapter, task, "adapter")}
     if compare_base:
         with adapter.base_only():
             outcomes["base"] = answered(adapter, task, "base")
     adapter.close()
-    entries = compared(task, outcomes, adapter.step, measured.get(0))
-    notes = ["always CORRECT is the API alone" if task.prompt.may_agree else
-             "this condition does not offer CORRECT: always CORRECT gives no answer"]
-    past = measured.setdefault(adapter.step, entries["adapter"])
-    if past.accuracy != entries["adapter"].accuracy:
-        notes.append(f"the run itself measured other accuracies at step {adapter.step}: "
-                     + ", ".join(f"{kind} {100 * s.value:.1f} %" for kind, s in past.accuracy.items() if s.of))
-    return Evaluated(folder, adapter.step, adapter.until, adapter.path, task, entries, outcomes, measured, validation,
-                     metrics, learning, notes)
+    now = rewarded(f"adapter, step {adapter.step}", outcomes["adapter"])
+    past = known.test.setdefault(adapter.step, now)
+    entries = compared(task, outcomes, adapter.step, known.test.get(0))
+    api = task.references["api"].label.removesuffix(" alone")
+    return Evaluated(folder, adapter.step, adapter.until, adapter.path, target, api, entries, outcomes,
+                     task.corrector.failures, known.test, known.validation, rewards, sections,
+                     notes(task, outcomes, adapter.step, past, now))
 
 
-def earlier(folder: Path, until: int, task: SymbolTask) -> tuple[dict[int, Entry], dict[int, Entry]]:
-    """The run's own evaluations up to a step, by step: on the test and on the validation problems.
-
-    Raises UserError where they are not of the task's problems.
-    """
+def earlier(folder: Path, until: int, task: CorrectorTask) -> Earlier:
+    """See Earlier. Raises UserError where the evaluations are not of the task's problems."""
     found = read_evaluation(folder, until, task.references["api"].accuracy)
-    splits = [] if found is None else [("test", task.test, found.steps), ("validation", task.validation, found.validation)]
+    splits = [] if found is None else [("test", task.rows.test, found.steps),
+                                       ("validation", task.rows.validation, found.validation)]
     entries: dict[str, dict[int, Entry]] = {"test": {}, "validation": {}}
-    for split, problems, measured in splits:
-        rows = [problem.data for problem in problems]
+    for split, rows, measured in splits:
         for past in measured:
             try:
-                entries[split][past.step] = recorded("base" if past.step == 0 else "adapter", past.table(), rows)
+                entries[split][past.step] = recorded("base" if past.step == 0 else "adapter", past.table(), rows,
+                                                     in_part=pays_in_part(task))
             except ValueError as error:
                 raise UserError(f"{folder / 'evaluation.json'}: {split}, step {past.step}: {error}; restore the data the "
                                 "run used, or delete the file to go on without it") from None
-    return entries["test"], entries["validation"]
+    return Earlier(**entries)
 
 
-def compared(task: SymbolTask, outcomes: dict[str, list[Outcome]], step: int, base: Entry | None) -> dict[str, Entry]:
+def pays_in_part(task: CorrectorTask) -> bool:
+    """Whether the verifier may pay less than 1 for what is right in part: those that come with the package do not."""
+    return not isinstance(task.corrector.verifier, tuple(KINDS.values()))
+
+
+def compared(task: CorrectorTask, outcomes: dict[str, list[Outcome]], step: int, base: Entry | None) -> dict[str, Entry]:
     """The rows of the tables. base: the base as the run measured it, for where it was not asked."""
-    rows = [problem.data for problem in task.test]
-    always = [judge(row, r"\boxed{CORRECT}", False, task.prompt) for row in rows]
-    entries = {"api": api_alone(task.references["api"].label, rows), "always_correct": chain("always CORRECT", always),
-               "random_mapping": random_mapping("random mapping, expected", rows, task.notation)}
+    rows = task.rows.test
+    always = task.corrector.judged(rows, [r"\boxed{CORRECT}"] * len(rows), [False] * len(rows))
+    entries = {"api": api_alone(task.references["api"].label, always), "always_correct": chain("always CORRECT", always)}
+    entries |= task.policies()
     if "base" in outcomes:
         entries["base"] = chain("base", outcomes["base"])
     elif base is not None:
@@ -117,55 +128,81 @@ def compared(task: SymbolTask, outcomes: dict[str, list[Outcome]], step: int, ba
     return entries | {"adapter": chain(f"adapter, step {step}", outcomes["adapter"])}
 
 
-def answered(adapter: "TrainedAdapter", task: SymbolTask, who: str) -> list[Outcome]:
-    """The outcome of each test problem, in order."""
+def notes(task: CorrectorTask, outcomes: dict[str, list[Outcome]], step: int, past: Entry, now: Entry) -> list[str]:
+    """What has to be known to read the tables. past: what the run itself measured at that step; now: the same, here."""
+    found = ["always CORRECT is the API alone" if task.corrector.prompt.may_agree else
+             "the prompt does not offer CORRECT: always CORRECT gives no answer"]
+    for who, of in outcomes.items():
+        if late := sum(o.timed_out for o in of):
+            found.append(f"the verifier came to no end in its time for {late} of the {who}'s completions, which count as "
+                         "wrong")
+    if any(0 < o.reward < 1 for of in outcomes.values() for o in of):
+        found.append("the verifier pays for what is right in part: the tables count what is fully right; accuracy.png, "
+                     "accuracy_by_step and a base that was not asked are mean rewards")
+    pairs = [(s, past.accuracy[kind]) for kind, s in now.accuracy.items()]
+    if any(a.of and abs(a.value - b.value) > 1e-9 for a, b in pairs):
+        found.append(f"the run itself measured other accuracies at step {step}: "
+                     + ", ".join(f"{kind} {100 * s.value:.1f} %" for kind, s in past.accuracy.items() if s.of))
+    if len(past.accuracy) - 1 > len(plots.COLOURS):
+        found.append(f"the pictures show the whole and the {len(plots.COLOURS) - 1} largest kinds")
+    return found
+
+
+def answered(adapter: "TrainedAdapter", task: CorrectorTask, who: str) -> list[Outcome]:
+    """The outcome of each test question, in order."""
     outcomes, problems = [], task.test
-    with tqdm(total=len(problems), desc=who, unit="problem", delay=1, leave=False, disable=None) as bar:
+    with tqdm(total=len(problems), desc=who, unit="question", delay=1, leave=False, disable=None) as bar:
         for at in range(0, len(problems), AT_ONCE):
             some = problems[at : at + AT_ONCE]
-            outcomes += [judge(problem.data, completion.text, completion.truncated, task.prompt)
-                         for problem, completion in zip(some, adapter.complete(some), strict=True)]
+            completions = adapter.complete(some)
+            outcomes += task.corrector.judged([problem.data for problem in some], [c.text for c in completions],
+                                              [c.truncated for c in completions])
             bar.update(len(some))
     return outcomes
 
 
 def draw(found: Evaluated, folder: Path) -> None:
     """The pictures."""
-    the = "the " if found.api == SimulatedUpstream.label else ""
+    the = "the " if found.api.endswith(" API") else ""
     subtitle = f"Adapter on {Path(found.base).name}, behind {the}{found.api}"
-    rewards = {kind: {line.step: value for line in found.metrics if (value := getattr(line, kind)) is not None}
-               for kind in ("standard", "custom")}
-    if found.metrics:
-        plots.reward_plot(folder / "reward.png", rewards, subtitle)
-    references = [(f"API alone,\n{kind} {100 * s.value:.1f} %", kind, s.value)
-                  for kind, s in found.entries["api"].accuracy.items() if s.of and kind != "overall"]
-    guess = found.entries["random_mapping"].accuracy["custom"]
-    if guess.of:
-        references.append((f"random mapping,\ncustom {100 * guess.value:.1f} %", "custom", guess.value))
+    colours = plots.colours_of(plots.drawn_kinds(found.kinds))
+    if any(found.rewards.get(kind) for kind in colours):
+        plots.reward_plot(folder / "reward.png", found.rewards, colours, subtitle)
+    others = {"API alone": found.entries["api"]} | {
+        entry.label.partition(",")[0]: entry for name, entry in found.entries.items()
+        if name not in ("api", "always_correct", "base", "adapter")}
+    references = [(f"{who},\n{plots.with_value(kind, s.value, 1)}", kind, s.value) for who, entry in others.items()
+                  for kind, s in entry.accuracy.items()
+                  if s.of and (who == "API alone" or s.value < 1)]  # a line along the top says nothing
     plots.accuracy_plot(folder / "accuracy.png", *(dict(sorted(of.items())) for of in (found.measured, found.validation)),
-                        found.step, references, subtitle)
-    if found.learning.steps:
-        plots.symbols_plot(folder / "symbols.png", found.learning, found.task.notation, subtitle)
+                        found.step, references, colours, subtitle)
+    for section in found.sections:
+        if section.draw is not None:
+            section.draw(folder / f"{section.name}.png", subtitle)
 
 
-def check_replaceable(folder: Path) -> None:
-    """Raises UserError where the folder holds what no evaluation wrote."""
-    others = {path.name for path in folder.iterdir()} - FILES if folder.is_dir() else {"file"} if folder.exists() else set()
-    if others:
+def check_replaceable(folder: Path, sections: list[Section], target: str) -> None:
+    """Raises UserError where the folder holds what no evaluation wrote, or the task's sections cannot be written there."""
+    try:
+        pictures = {f"{name}.png" for name in report.check_names(sections)}
+    except ValueError as error:
+        raise UserError(f"task.target = {target}: {error}") from None
+    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {"file"} if folder.exists() else set()
+    if others := there - FILES - pictures:
         raise UserError(f"{folder}: holds what no evaluation wrote ({min(others)}); move it away, the report goes there")
 
 
 def write(found: Evaluated, printed: str) -> Path:
     """Write RUN/evaluate, whole or not at all, in place of an earlier one. Returns it. Raises UserError where it cannot."""
     final = found.run / FOLDER
+    texts = {"report.txt": printed, "report.json": json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n",
+             "completions.jsonl": report.completion_lines(found.outcomes)}
     try:
         with tempfile.TemporaryDirectory(dir=found.run, prefix=f".{FOLDER}-") as place:
             new = Path(place) / "new"
             new.mkdir()
-            (new / "report.txt").write_text(printed, encoding="utf-8")
-            (new / "report.json").write_text(json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n",
-                                             encoding="utf-8")
-            (new / "completions.jsonl").write_text(report.completion_lines(found.outcomes), encoding="utf-8")
+            for name, text in texts.items():  # half a surrogate pair, which no file holds, becomes JSON's escape for it
+                (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
             draw(found, new)
             if final.exists():
                 shutil.move(final, Path(place) / "earlier")  # where an image holds it, no rename goes

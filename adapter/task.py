@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adapter.api.settings import make_upstream, missing
 from adapter.api.upstream import Upstream
@@ -13,6 +13,11 @@ from adapter.questions import Row
 from adapter.rows import RECORDED, Splits, read_data
 from adapter.settings import Settings, make_corrector
 from grpo.types import Problem, Reference, Score, Table
+
+if TYPE_CHECKING:  # what measures is slow to load, and training does not need it
+    from adapter.measure.accuracy import Entry
+    from adapter.measure.sections import Section
+    from grpo.config import Config
 
 
 class CorrectorTask:
@@ -62,6 +67,14 @@ class CorrectorTask:
         always = [] if commonest is None else [Reference(f"always {commonest[:40]}", table(
             rows, self.corrector.all_right([(row, commonest) for row in rows])))]
         return [*([Reference("always CORRECT", api)] if self.corrector.prompt.may_agree else []), *always]
+
+    def policies(self) -> dict[str, "Entry"]:
+        """What else the tables of adapter.evaluate compare the adapter with, by its name in report.json."""
+        return {}
+
+    def sections(self, run: Path, until: int, config: "Config") -> list["Section"]:
+        """What else adapter.evaluate reports of a run, up to a step. Raises UserError where its records are damaged."""
+        return []
 
     def true_answer(self, row: Row) -> str | None:
         """A row's answer as a box would hold it; None where it is no plain value."""

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from adapter.measure.plots import conditions_plot
-from adapter.measure.records import read_metrics
+from adapter.measure.curves import Curve
+from adapter.measure.plots import BLUE, GREEN, PURPLE, VERMILLION, curves_plot
+from adapter.measure.records import read_metrics, reward_curves
 from grpo.config import Config, load
-from symbols.dataset import Kind
 
 ROOT = Path(__file__).parents[1]
 RUNS, PICTURE, README = ROOT / "runs" / "ablations", ROOT / "docs" / "ablations.png", ROOT / "README.md"
@@ -36,12 +36,18 @@ def main() -> None:
             subprocess.run([sys.executable, "train.py", f"configs/tiny/{name}.yaml", f"run.dir={RUNS / name}"], cwd=ROOT,
                            check=True)
     config = load(RUNS / "vague" / "config.yaml")
-    curves = {name: {m.step: m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None}
-              for name in CONDITIONS}
-    named = {name.replace("_no_correct", ",\nno CORRECT"): curve for name, curve in curves.items()}
-    conditions_plot(PICTURE, named, "Sampled completions, embedded base, behind the simulated API")
+    curves = {name: reward_curves(read_metrics(RUNS / name, config.run.steps))["custom"] for name in CONDITIONS}
+    conditions_plot(PICTURE, curves, "Sampled completions, embedded base, behind the simulated API")
     README.write_text(before + MARKS[0] + section(config) + MARKS[1] + after, encoding="utf-8")
     print(section(config))
+
+
+def conditions_plot(path: Path, curves: dict[str, Curve], subtitle: str) -> None:
+    """Mean reward on custom symbols under the conditions, by name, in the order of CONDITIONS."""
+    colours = (GREEN, PURPLE, VERMILLION, BLUE)
+    lines = [(name.replace("_no_correct", ",\nno CORRECT"), curve, colour)
+             for (name, curve), colour in zip(curves.items(), colours, strict=True)]
+    curves_plot(path, "Reward on custom symbols, by condition", lines, subtitle)
 
 
 def section(config: Config) -> str:
@@ -49,7 +55,7 @@ def section(config: Config) -> str:
     lines = ["| | symbols | CORRECT | sampled reward on custom, first and last 5 steps | greedy custom, before and after "
              "| greedy standard | *the source saw* |", "|---|---|---|---|---|---|---|"]
     for letter, (name, (symbols, correct, source)) in zip("ABCD", CONDITIONS.items(), strict=True):
-        rewards = [m.custom for m in read_metrics(RUNS / name, config.run.steps) if m.custom is not None]
+        rewards = list(reward_curves(read_metrics(RUNS / name, config.run.steps))["custom"].values())
         first, last = sum(rewards[:5]) / 5, sum(rewards[-5:]) / 5
         found = json.loads((RUNS / name / "evaluation.json").read_text(encoding="utf-8"))
         lines.append(f"| {letter} | {symbols} | {correct} | {first:.2f}, {last:.2f} | {greedy(found, 'custom')} "
@@ -58,7 +64,7 @@ def section(config: Config) -> str:
     return "\n".join([*lines, "", "![Reward on custom symbols under the four conditions](docs/ablations.png)", "", made, ""])
 
 
-def greedy(found: dict, kind: Kind) -> str:
+def greedy(found: dict, kind: str) -> str:
     """Accuracy on the test expressions before GRPO and of the LoRA that was kept. found: evaluation.json."""
     steps = found["steps"]
     kept = next(row for row in steps if row["step"] == found.get("kept", steps[-1]["step"]))

@@ -14,14 +14,14 @@ import sys
 from itertools import pairwise
 from pathlib import Path
 
-from adapter.measure.accuracy import KINDS, share
-from adapter.measure.plots import conditions_plot
-from adapter.measure.records import read_metrics
-from benchmarks.ablations import CONDITIONS
+from adapter.measure.accuracy import share
+from adapter.measure.records import read_metrics, reward_curves
+from benchmarks.ablations import CONDITIONS, conditions_plot
 from grpo.config import load
 from grpo.types import UserError
 
 ROOT = Path(__file__).parents[1]
+KINDS = ("custom", "standard", "overall")
 PAGE, RESULTS = ROOT / "benchmarks" / "full_size.md", ROOT / "benchmarks" / "results"
 MARKS = "<!-- full size -->\n", "<!-- /full size -->\n"
 SOURCE = {"Claude Haiku alone": (0.0, 75.5, 37.8), "Qwen3-8B, step 500": (21.5, 97.5, 59.5),
@@ -43,7 +43,7 @@ def collect(
         "command": "python train.py configs/full.yaml", "machine": machine, "resumed_after": resumed,
         "accuracy": {"api": {k: interval(s["hits"], s["of"]) for k, s in found["policies"]["api"]["accuracy"].items()}}
         | measured(found),
-        "against_api": found["policies"]["adapter"]["against_api"],
+        "against_api": found["policies"]["adapter"]["against_api"]["overall"],
         "failures": {who: {name: f["count"] for name, f in failures.items()} for who, failures in found["failures"].items()},
         "examples": [e for f in found["failures"]["adapter"].values() for e in f["examples"]],
         "symbols": {sign: {"operation": s["operation"], "first_step": s["first_step"]}
@@ -85,7 +85,7 @@ def seconds(lines: list[dict]) -> list[list[float]]:
 def condition(run: Path) -> dict[str, object]:
     """One of the four conditions, on one shape: its rewards on custom symbols, and its own evaluations."""
     steps = load(run / "config.yaml").run.steps
-    rewards = [m.custom for m in read_metrics(run, steps) if m.custom is not None]
+    rewards = reward_curves(read_metrics(run, steps))["custom"].values()
     measured = json.loads((run / "evaluation.json").read_text(encoding="utf-8"))["steps"]
     return {"rewards": [round(r, 4) for r in rewards], "evaluations": measured}
 
@@ -191,9 +191,8 @@ def main(words: list[str]) -> None:
     for theirs, ours in PICTURES.items():
         shutil.copy(args.run / "evaluate" / theirs, RESULTS / ours)
     if len(record["conditions"]) == len(CONDITIONS):
-        named = {name.replace("_no_correct", ",\nno CORRECT"): dict(enumerate(record["conditions"][name]["rewards"], 1))
-                 for name in CONDITIONS}
-        conditions_plot(RESULTS / "full_conditions.png", named, "Sampled completions, full size, behind the simulated API")
+        curves = {name: dict(enumerate(record["conditions"][name]["rewards"], 1)) for name in CONDITIONS}
+        conditions_plot(RESULTS / "full_conditions.png", curves, "Sampled completions, full size, behind the simulated API")
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(MARKS[0])
     PAGE.write_text(before + MARKS[0] + section(record) + MARKS[1] + rest.partition(MARKS[1])[2], encoding="utf-8")
     print(section(record))

@@ -1,4 +1,4 @@
-"""One completion of a test problem, judged: its answer, whether that is right, and if not, why.
+"""Why a completion of a test expression is wrong, and what guessing would score.
 
 A wrong completion is in one class of FAILURES, the first of these that applies:
 
@@ -11,50 +11,35 @@ A wrong completion is in one class of FAILURES, the first of these that applies:
 """
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from itertools import product
-from typing import Literal, get_args
 
-from adapter.parse import VERDICTS, Verdict, parse_number
-from symbols.dataset import Row
+from adapter.measure.outcomes import Outcome
+from adapter.questions import Row
 from symbols.expression import Expression, Notation, Op, evaluate, parse
-from symbols.prompt import PromptText
-from symbols.reward import resolve
 
-Failure = Literal["echo", "wrong symbol", "arithmetic slip", "unparsed", "truncated"]
-FAILURES: tuple[Failure, ...] = get_args(Failure)
+FAILURES = ("echo", "wrong symbol", "arithmetic slip", "unparsed", "truncated")
 
 _OPERATIONS = {op.value: op for op in Op} | {"-": Op.SUB, "*": Op.MUL, "x": Op.MUL, "/": Op.DIV, "addition": Op.ADD,
                                              "subtraction": Op.SUB, "multiplication": Op.MUL, "division": Op.DIV}
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """What became of a test problem."""
-
-    row: Row
-    completion: str
-    verdict: Verdict
-    answer: Fraction | None  # the chain's final one
-    right: bool
-    failure: Failure | None  # None where right
-
-
-def judge(row: Row, completion: str, truncated: bool, prompt: PromptText) -> Outcome:
-    """The outcome of a completion; the verifier's rules, and the classes above."""
-    parsed = prompt.answer_in(completion)
-    verdict = VERDICTS[type(parsed)]
-    answer = resolve(parsed, row.api_answer)
-    right = answer == row.truth
-    failure = None if right else _failure(row, completion, truncated, verdict, answer, prompt.notation)
-    return Outcome(row, completion, verdict, answer, right, failure)
-
-
-def api_right(row: Row) -> bool:
-    """Whether the API alone would have been right."""
-    return parse_number(row.api_answer) == row.truth
+def why_wrong(notation: Notation, outcome: Outcome) -> str:
+    """The class of a wrong outcome, one of FAILURES."""
+    row, custom, unparsed = outcome.row, outcome.row.kind == "custom", outcome.verdict == "unparsed"
+    if outcome.truncated and unparsed:
+        return "truncated"
+    readings = stated(outcome.completion, notation) if custom else {}
+    if any(op != notation[sign] for sign, op in readings.items() if sign in row.question):
+        return "wrong symbol"
+    if unparsed:
+        return "unparsed"
+    if outcome.answer == outcome.api_extracted:
+        return "echo"
+    if custom and Fraction(outcome.answer) in values_of_readings(parse(row.question, notation)):
+        return "wrong symbol"
+    return "arithmetic slip"
 
 
 def stated(completion: str, notation: Notation) -> Notation:
@@ -85,25 +70,8 @@ def chance(row: Row, notation: Notation) -> Fraction:
     is right. A standard expression is computed right."""
     if row.kind == "standard":
         return Fraction(1)
-    values = values_of_readings(parse(row.expression, notation))
-    return Fraction(values.count(row.truth), len(values))
-
-
-def _failure(row: Row, completion: str, truncated: bool, verdict: str, answer: Fraction | None,
-             notation: Notation) -> Failure:
-    custom = row.kind == "custom"
-    if truncated and verdict == "unparsed":
-        return "truncated"
-    readings = stated(completion, notation) if custom else {}
-    if any(op != notation[sign] for sign, op in readings.items() if sign in row.expression):
-        return "wrong symbol"
-    if verdict == "unparsed":
-        return "unparsed"
-    if answer == parse_number(row.api_answer):
-        return "echo"
-    if custom and answer in values_of_readings(parse(row.expression, notation)):
-        return "wrong symbol"
-    return "arithmetic slip"
+    values = values_of_readings(parse(row.question, notation))
+    return Fraction(values.count(Fraction(row.answer)), len(values))
 
 
 @cache

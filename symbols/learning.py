@@ -3,10 +3,10 @@
 A step's value for a symbol is the share of completions, of custom problems with that symbol, that read it right: as the
 last `γ = ×` in the completion says. Where most completions state no reading (basis "reward"), it is the mean reward on
 problems in which it is the only symbol. A symbol reaches a level at the first step at which the mean of its last WINDOW
-values is at least that level.
+values (adapter/measure/curves.py) is at least that level.
 """
 
-from collections import Counter, defaultdict, deque
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +14,17 @@ from typing import Literal
 
 from tqdm import tqdm
 
+from adapter.measure.curves import Curve
 from adapter.measure.records import RolloutLine
-from grpo.run.files import read_lines
+from grpo.run.files import brief, read_lines
 from grpo.run.rollouts import rollout_files
 from grpo.types import UserError
 from symbols.expression import ExpressionError, Notation, parse
 from symbols.failures import signs_in, stated
+from symbols.rows import KINDS
 
-WINDOW = 5  # values
 LEVELS = (0.5, 0.9)
 CURE = "delete the file, and its step is left out"
-Curve = dict[int, float]  # step -> value, in order
 
 
 @dataclass(frozen=True)
@@ -63,21 +63,6 @@ def read_learning(run: Path, until: int, per_step: int, notation: Notation) -> L
     return Learning(basis, read if basis == "readings" else rewards, len(files), until - len(files))
 
 
-def moving_mean(curve: Curve, window: int) -> Curve:
-    """The mean of the last `window` values, from the step on at which there are as many."""
-    last, means = deque(maxlen=window), {}
-    for step, value in curve.items():
-        last.append(value)
-        if len(last) == window:
-            means[step] = sum(last) / window
-    return means
-
-
-def reached(curve: Curve, level: float) -> int | None:
-    """The first step at which the mean of the last WINDOW values is at least `level`; None: not yet."""
-    return next((step for step, mean in moving_mean(curve, WINDOW).items() if mean >= level - 1e-12), None)
-
-
 def _completions(path: Path, step: int, per_step: int, notation: Notation) -> Iterator[RolloutLine]:
     number, known = 0, None
     for number, line in read_lines(path, RolloutLine, CURE):
@@ -85,6 +70,9 @@ def _completions(path: Path, step: int, per_step: int, notation: Notation) -> It
             raise UserError(f"{path}: line {number}: step is {line.step}, expected {step}; {CURE}")
         if number > per_step:
             raise UserError(f"{path}: line {number}: one more than the {per_step} completions of a step; {CURE}")
+        if line.kind not in KINDS:
+            raise UserError(f"{path}: line {number}: kind: {brief(repr(line.kind), 40)}, expected {' or '.join(KINDS)}; "
+                            f"{CURE}")
         if line.kind == "custom" and line.problem != known:
             try:
                 parse(line.problem, notation)

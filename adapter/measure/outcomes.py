@@ -30,8 +30,10 @@ class Outcome:
     api_extracted: str | None  # the API's answer; None: it gave none
     api_right: bool
     answer: str | None  # the chain's final one
-    right: bool
+    right: bool  # fully: a verifier may pay less than 1 for what is right in part
     failure: str | None = None  # None where right
+    reward: float = 0.0  # what the verifier paid, in [0, 1]
+    timed_out: bool = False  # the verifier came to no end in its time: that is wrong
 
     def because(self, failure: str) -> "Outcome":
         """The same, with its class of failure."""

@@ -1,10 +1,11 @@
-"""Three pictures of a run, made for a slide: reward, accuracy and symbols over steps. PNG, 16:9.
+"""Two pictures of a run, made for a slide: reward and accuracy over steps. PNG, 16:9.
 
 Colours are Okabe and Ito's, which the colour-blind tell apart. A thin line is a step's own value, a bold one the mean of
 the last steps, as many as the subtitle says.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from pathlib import Path
@@ -14,19 +15,25 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from adapter.measure.accuracy import Entry, Share
-from symbols.expression import Notation
-from symbols.learning import WINDOW, Curve, Learning, moving_mean
+from adapter.measure.accuracy import OVERALL, Entry, Share
+from adapter.measure.curves import Curve, moving_mean, window_for
+from adapter.measure.tables import cut
 
 BLUE, VERMILLION, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#595959"
-COLOURS = {"custom": BLUE, "standard": VERMILLION}
+ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
+COLOURS = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK, YELLOW)
+TEXTS = {YELLOW: "#8A8000", SKY: "#2A8AC0", ORANGE: "#B87F00"}  # darker, as letters are thin
 STYLE = {"font.size": 17, "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": GREY,
          "xtick.color": GREY, "ytick.color": GREY, "axes.labelcolor": GREY, "axes.grid": True, "axes.grid.axis": "y",
          "grid.color": "#E6E6E6", "axes.axisbelow": True, "lines.solid_capstyle": "round",
          "text.parse_math": False}  # a model's name is no formula
 INCHES, DPI = (12.8, 7.2), 150
 CROWDED = 200  # values of a thin line, from which on it is fainter
+FEW = 3  # kinds, up to which there is room for large labels, and for labels of what they are compared with
 APART, LINE = 0.068, 0.05  # the height of a label of one line, and of each line more; of the axes' height
+SMALLER = 0.72  # of that, where there are more labels
+WIDEST = 17  # characters beside the axes
+LONGEST_SUBTITLE = 105
 
 
 @dataclass(frozen=True)
@@ -39,82 +46,83 @@ class Label:
     bold: bool = True
 
 
-def reward_plot(path: Path, rewards: dict[str, Curve], subtitle: str) -> None:
-    """Mean reward of the sampled completions, by kind of problem."""
-    window = window_for(max(map(len, rewards.values())))
+def drawn_kinds(counts: Mapping[str, int]) -> list[str]:
+    """The kinds that a picture shows, of those with so many problems each: one alone is the whole, and of more than there
+    are colours the largest are shown beside the whole."""
+    kinds = [kind for kind in counts if kind != OVERALL]
+    if len(kinds) <= 1:
+        return [OVERALL]
+    if len(kinds) <= len(COLOURS):
+        return kinds
+    largest = sorted(kinds, key=lambda kind: -counts[kind])[: len(COLOURS) - 1]
+    return [OVERALL, *(kind for kind in kinds if kind in largest)]
+
+
+def colours_of(kinds: Sequence[str]) -> dict[str, str]:
+    """A colour for each kind that is drawn; the whole is black where it is drawn among kinds."""
+    if OVERALL not in kinds or len(kinds) == 1:
+        return dict(zip(kinds, COLOURS, strict=False))
+    others = [colour for colour in COLOURS if colour != BLACK]
+    return {OVERALL: BLACK, **dict(zip([kind for kind in kinds if kind != OVERALL], others, strict=False))}
+
+
+def curves_plot(path: Path, title: str, lines: Sequence[tuple[str, Curve, str]], subtitle: str,
+                guess: tuple[str, float] | None = None) -> None:
+    """Shares in [0, 1] over steps. lines: name, curve and colour. guess: the name and the height of a dashed line."""
+    lines = [line for line in lines if line[1]]
+    window = window_for(max((len(curve) for _, curve, _ in lines), default=0))
     with rc_context(STYLE):
-        figure, axes = _canvas("Reward of sampled completions", f"{subtitle}; bold: mean of {window} steps")
-        labels = [_curve(axes, kind, curve, window, COLOURS[kind]) for kind, curve in rewards.items() if curve]
-        labels = [replace(label, text=f"{label.text} {100 * label.y:.0f} %") for label in labels]
+        figure, axes = _canvas(title, f"{cut(subtitle, LONGEST_SUBTITLE - 25)}; bold: mean of {window} steps")
+        labels = [_curve(axes, name, curve, window, colour) for name, curve, colour in lines]
+        if guess is not None:
+            axes.axhline(100 * guess[1], color=GREY, linewidth=2, linestyle=(0, (4, 3)))
+            labels.append(Label(guess[0], guess[1], GREY, bold=False))
         _finish(figure, axes, labels, path)
 
 
-def accuracy_plot(path: Path, test: dict[int, Entry], validation: dict[int, Entry], kept: int,
-                  references: Sequence[tuple[str, str, float]], subtitle: str) -> None:
+def reward_plot(path: Path, rewards: Mapping[str, Curve], colours: Mapping[str, str], subtitle: str) -> None:
+    """Mean reward of the sampled completions, by kind of problem."""
+    curves = {kind: rewards[kind] for kind in reversed(colours) if rewards.get(kind)}  # the first lies above the others
+    window = window_for(max(map(len, curves.values()), default=0))
+    ends = {kind: list((moving_mean(curve, window) or curve).values())[-1] for kind, curve in curves.items()}
+    curves_plot(path, "Reward of sampled completions",
+                [(with_value(kind, end, 0), curves[kind], colours[kind]) for kind, end in ends.items()], subtitle)
+
+
+def accuracy_plot(path: Path, test: Mapping[int, Entry], validation: Mapping[int, Entry], kept: int,
+                  references: Sequence[tuple[str, str, float]], colours: Mapping[str, str], subtitle: str) -> None:
     """Greedy accuracy by kind over steps, with 95 % intervals: a line on validation, and diamonds on the test problems.
 
     Without a validation split, as in an older run, the line is of the test problems. kept: the step whose LoRA is kept.
-    references: (label, kind, accuracy): dashed lines in the kind's colour.
+    references: (label, kind, accuracy): dashed lines in the kind's colour, without labels where the kinds are many.
     """
     of = "lines: validation, diamonds: test" if validation else "test problems"
     with rc_context(STYLE):
-        figure, axes = _canvas("Greedy accuracy", f"{subtitle}; {of}; 95 % intervals")
+        figure, axes = _canvas("Greedy accuracy", f"{cut(subtitle, LONGEST_SUBTITLE - 55)}; {of}; 95 % intervals")
         labels = []
-        for kind in ("standard", "custom"):
-            shares, points = ({step: entry.accuracy[kind] for step, entry in entries.items() if entry.accuracy[kind].of}
+        for kind in reversed(colours):  # the first lies above the others
+            shares, points = ({step: entry.accuracy[kind] for step, entry in entries.items()
+                               if kind in entry.accuracy and entry.accuracy[kind].of}
                               for entries in (validation or test, test))
-            if not shares:
-                continue
-            axes.fill_between(list(shares), [100 * s.low for s in shares.values()], [100 * s.high for s in shares.values()],
-                              color=COLOURS[kind], alpha=0.15, linewidth=0)
-            axes.plot(list(shares), [100 * s.value for s in shares.values()], color=COLOURS[kind], linewidth=3.5, marker="o",
-                      markersize=8, clip_on=False)
-            if validation:
-                _diamonds(axes, points, COLOURS[kind])
-            label = f"{kind} {100 * points[kept].value:.1f} %\non test" if validation and kept in points else None
-            last = list(shares.values())[-1].value
-            labels.append(Label(label or f"{kind} {100 * last:.1f} %", last, COLOURS[kind]))
+            if shares:
+                labels.append(_accuracy(axes, kind, shares, points, colours[kind], kept if validation else None))
         if validation:
             axes.axvline(kept, color=GREY, linewidth=1.5, linestyle=(0, (1, 3)), zorder=1)
             side = -1 if 2 * kept > max(validation) else 1  # within the axes
             axes.annotate("kept", xy=(kept, 2), xytext=(6 * side, 0), textcoords="offset points", color=GREY, fontsize=15,
                           rotation=90, ha="right" if side < 0 else "left", va="bottom")
         for text, kind, value in references:
-            axes.axhline(100 * value, color=COLOURS[kind], linewidth=2, linestyle=(0, (4, 3)), clip_on=False)
-            labels.append(Label(text, value, COLOURS[kind], bold=False))
+            if kind in colours:
+                axes.axhline(100 * value, color=colours[kind], linewidth=2, linestyle=(0, (4, 3)), clip_on=False)
+                labels += [Label(text, value, colours[kind], bold=False)] if len(colours) <= FEW else []
         _finish(figure, axes, labels, path)
 
 
-def symbols_plot(path: Path, learning: Learning, notation: Notation, subtitle: str) -> None:
-    """When each symbol was learned."""
-    window = window_for(max(map(len, learning.curves.values())))
-    title = {"readings": "Share of completions that read a symbol right",
-             "reward": "Reward on problems with one symbol"}[learning.basis]
-    with rc_context(STYLE):
-        figure, axes = _canvas(title, f"{subtitle}; bold: mean of {window} steps")
-        labels = []
-        for (sign, op), colour in zip(notation.items(), (BLUE, VERMILLION, GREEN, PURPLE), strict=True):
-            if learning.curves[sign]:
-                labels.append(_curve(axes, f"{sign} is {op}", learning.curves[sign], window, colour))
-        if learning.basis == "readings":
-            axes.axhline(25, color=GREY, linewidth=2, linestyle=(0, (4, 3)))
-            labels.append(Label("guessing 25 %", 0.25, GREY, bold=False))
-        _finish(figure, axes, labels, path)
-
-
-def conditions_plot(path: Path, rewards: dict[str, Curve], subtitle: str) -> None:
-    """Mean reward on custom symbols under several conditions, by name."""
-    window = window_for(max(map(len, rewards.values())))
-    with rc_context(STYLE):
-        figure, axes = _canvas("Reward on custom symbols, by condition", f"{subtitle}; bold: mean of {window} steps")
-        labels = [_curve(axes, name, curve, window, colour)
-                  for (name, curve), colour in zip(rewards.items(), (GREEN, PURPLE, VERMILLION, BLUE), strict=True)]
-        _finish(figure, axes, labels, path)
-
-
-def window_for(points: int) -> int:
-    """How many values the bold line averages: WINDOW, and one in 25 of a long run."""
-    return max(WINDOW, points // 25)
+def with_value(kind: str, value: float, digits: int) -> str:
+    """What a line is called: the kind, cut to the room there is, and a share of it in percent."""
+    number = f"{100 * value:.{digits}f} %"
+    name = cut(kind, WIDEST)
+    return f"{name} {number}" if len(name) + 1 + len(number) <= WIDEST else f"{name}\n{number}"
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], top: float) -> list[float]:
@@ -146,11 +154,23 @@ def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _diamonds(axes: Axes, points: dict[int, Share], colour: str) -> None:
-    below, above = zip(*((s.value - s.low, s.high - s.value) for s in points.values()), strict=True) if points else ((), ())
-    axes.errorbar(list(points), [100 * s.value for s in points.values()], [[100 * x for x in way] for way in (below, above)],
-                  color=colour, fmt="D", markersize=13, markerfacecolor="white", markeredgewidth=3, elinewidth=2, capsize=5,
-                  clip_on=False, zorder=4)
+def _accuracy(axes: Axes, kind: str, shares: Mapping[int, Share], points: Mapping[int, Share], colour: str,
+              kept: int | None) -> Label:
+    """A kind's line, with its interval where it has one, and its diamonds where a LoRA is kept by validation."""
+    known = {step: s for step, s in shares.items() if s.low is not None}
+    axes.fill_between(list(known), [100 * s.low for s in known.values()], [100 * s.high for s in known.values()],
+                      color=colour, alpha=0.15, linewidth=0)
+    axes.plot(list(shares), [100 * s.value for s in shares.values()], color=colour, linewidth=3.5, marker="o",
+              markersize=8, clip_on=False)
+    last = list(shares.values())[-1].value
+    if kept is None:
+        return Label(with_value(kind, last, 1), last, colour)
+    for step, s in points.items():
+        ends = None if s.low is None else [[100 * (s.value - s.low)], [100 * (s.high - s.value)]]
+        axes.errorbar([step], [100 * s.value], ends, color=colour, fmt="D", markersize=13, markerfacecolor="white",
+                      markeredgewidth=3, elinewidth=2, capsize=5, clip_on=False, zorder=4)
+    at_kept = f"{with_value(kind, points[kept].value, 1)}\non test" if kept in points else with_value(kind, last, 1)
+    return Label(at_kept, last, colour)
 
 
 def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Label:
@@ -165,11 +185,17 @@ def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Lab
 def _finish(figure: Figure, axes: Axes, labels: Sequence[Label], path: Path) -> None:
     """Set the limits of x, write the labels, save."""
     axes.set_xlim(0, max(1, axes.dataLim.x1))
+    if small := len(labels) > 2 * FEW:
+        labels = [replace(label, text=label.text.replace("\non test", "")) for label in labels]
+    size = SMALLER if small else 1.0
     labels = sorted(labels, key=lambda label: label.y, reverse=True)[::-1]  # of equal ones, the first is highest
-    heights = [APART + LINE * label.text.count("\n") for label in labels]
+    heights = [size * (APART + LINE * label.text.count("\n")) for label in labels]
     for label, y in zip(labels, spread([label.y for label in labels], heights, 1.01), strict=True):
-        axes.annotate(label.text, xy=(1.0, label.y), xytext=(1.04, y), xycoords="axes fraction", color=label.colour,
-                      fontsize=18 if label.bold else 15, fontweight="bold" if label.bold else "normal", va="center",
-                      annotation_clip=False, arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 1,
-                                                         "relpos": (0, 0.5), "shrinkA": 3, "shrinkB": 4})
-    figure.savefig(path)
+        axes.annotate(label.text, xy=(1.0, label.y), xytext=(1.04, y), xycoords="axes fraction",
+                      color=TEXTS.get(label.colour, label.colour), fontsize=size * (18 if label.bold else 15),
+                      fontweight="bold" if label.bold else "normal", va="center", annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 1, "relpos": (0, 0.5), "shrinkA": 3,
+                                  "shrinkB": 4})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # a letter that the font lacks is a box
+        figure.savefig(path)

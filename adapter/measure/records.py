@@ -1,17 +1,19 @@
 """What a run recorded about itself, read line by line and checked."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from adapter.measure.curves import Curve
 from grpo.run.files import first_fault, read_lines, read_text
 from grpo.types import Table, UserError
-from symbols.dataset import Kind
 
 EVALUATION = "evaluation.json"
 LONGEST_EVALUATION = 16 * 2**20  # bytes of evaluation.json; an evaluation has about 100
+REWARD = "reward/"  # what the names of a kind's rewards in metrics.jsonl begin with
 Unit = Annotated[float, Field(ge=0, le=1)]
 Step = Annotated[int, Field(ge=0, lt=2**53)]  # what a plot can place
 
@@ -27,33 +29,43 @@ class RolloutLine(Record):
 
     step: Step
     problem: str
-    kind: Kind
+    kind: str
     completion: str
     reward: Unit
 
 
 class MetricsLine(Record):
-    """The rewards of a step, by kind. None: that kind was not drawn."""
+    """The mean rewards of a step's completions: over all, and by kind. None: there was none of that kind."""
 
     step: Step
-    custom: Unit | None = Field(None, alias="reward/custom")
-    standard: Unit | None = Field(None, alias="reward/standard")
+    mean: Unit | None = None
+    reward: dict[str, Unit | None]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reward_by_kind(cls, line: Any) -> Any:
+        if not isinstance(line, dict):
+            return line
+        rewards = {key.removeprefix(REWARD): value for key, value in line.items() if key.startswith(REWARD)}
+        mean = rewards.pop("mean", None)
+        return {name: line[name] for name in line if name == "step"} | {"mean": mean, "reward": rewards}
 
 
 class Accuracies(Record):
-    """By kind of problem."""
+    """By kind of problem, and overall."""
 
-    custom: Unit | None = None
-    standard: Unit | None = None
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Unit | None]
     overall: Unit
 
     def table(self) -> Table:
         """The same, of the kinds there are."""
-        return self.model_dump(exclude={"step"}, exclude_none=True)
+        return {kind: value for kind, value in (self.model_extra or {}).items() if value is not None} | {
+            "overall": self.overall}
 
 
 class Measured(Accuracies):
-    """A greedy evaluation."""
+    """A greedy evaluation. Where the verifier pays for what is right in part, its values are mean rewards."""
 
     step: Step
 
@@ -90,6 +102,13 @@ def read_evaluation(run: Path, until: int, api: Table) -> Evaluation | None:
                         "the test problems here: these are others than the run was evaluated on; restore the data it used")
     return found.model_copy(update={split: [measured for measured in getattr(found, split) if measured.step <= until]
                                     for split in ("steps", "validation")})
+
+
+def reward_curves(metrics: Sequence[MetricsLine]) -> dict[str, Curve]:
+    """The mean reward of each step's completions, by kind, and overall; a step without a kind has no value there."""
+    kinds = list(dict.fromkeys(kind for line in metrics for kind in line.reward))
+    curves = {kind: {line.step: value for line in metrics if (value := line.reward.get(kind)) is not None} for kind in kinds}
+    return curves | {"overall": {line.step: line.mean for line in metrics if line.mean is not None}}
 
 
 def read_kept(run: Path) -> int | None:
