@@ -25,7 +25,7 @@ from grpo.types import Aborted, UserError
 from harness.files import brief
 
 STILL = 300.0  # seconds without any answer, beside a call's own, after which the pool is given up
-_ROOT = str(Path(__file__).parents[2])
+ROOT = str(Path(__file__).parents[2])
 _START = "import sys; sys.path.append(sys.argv[4]); from adapter.verifiers import server; " \
          "server.main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))"
 
@@ -89,8 +89,9 @@ class Pool:
         self.target, self.heard, self._failure = target, time.monotonic(), ""
         first = Future()
         self._numbers, self._waiting, self._sending = count(), {-1: first}, threading.Lock()
-        command = [sys.executable, "-P", "-c", _START, f"{file}:{name}", str(processes), str(os.getpid()), _ROOT]
-        self._server = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        command = [sys.executable, "-P", "-c", _START, f"{file}:{name}", str(processes), str(os.getpid()), ROOT]
+        env = os.environ | {"PYTHONHASHSEED": "0"}  # the same score each time, whatever order a function's sets have
+        self._server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         start_new_session=True)  # signals to the trainer's group are the trainer's
         threading.Thread(target=self._read, daemon=True).start()
         atexit.register(self.close)
