@@ -1,0 +1,86 @@
+"""reasoning-gym as a source of questions: about a hundred generated sets, each with a verifier. docs/gym.md says which are
+safe.
+
+    pip install --no-deps -r requirements/gym.txt
+
+The same name, size, seed and options give the same rows on every machine, as long as the package has the same version.
+"""
+
+import difflib
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from adapter.questions import Row
+from adapter.verifiers.own import Own
+from adapter.verifiers.pool import ROOT
+from grpo.types import UserError
+from harness.files import brief
+
+INSTALL = "install it: .venv/bin/pip install --no-deps -r requirements/gym.txt"
+FORM = "the answer alone, in the form that the question asks for"
+MOST = 10**6  # rows of a set
+_WORKER = Path(__file__).parent / "verifiers" / "gym_worker.py"
+
+
+@dataclass(frozen=True)
+class GymVerifier(Own):
+    """Verifier of adapter.verifiers.base: the set's own, in processes, with a time limit; only its full score counts."""
+
+    def check(self, row: Row) -> None:
+        """See Verifier. Some sets have no answer of their own to show, and recognise many."""
+        if "gym" not in row.more:
+            raise ValueError("it is no row of a gym set; draw it with adapter.gym.rows")
+
+
+def gym_verifier(seconds: float = 5.0, processes: int | None = None) -> GymVerifier:
+    """The verifier of every set. Raises UserError where the package is not installed."""
+    _check_installed()
+    return GymVerifier("reasoning-gym", _WORKER, "score", seconds, processes, FORM)
+
+
+@cache
+def available() -> tuple[str, ...]:
+    """The names of the sets. Raises UserError where the package is not installed."""
+    return tuple(_ask("names"))
+
+
+def rows(name: str, size: int, seed: int, options: Mapping[str, object] | None = None) -> list[Row]:
+    """`size` rows of a set, of one kind, its name; a small set may draw a question twice.
+
+    options: the set's own, such as {"min_terms": 3} for chain_sum. Raises UserError for a name or an option that it lacks.
+    """
+    if name not in available():
+        close = difflib.get_close_matches(name, available(), 3)
+        raise UserError(f"{brief(repr(name), 60)}: reasoning-gym has no such set; " + (
+            f"did you mean {' or '.join(close)}?" if close else f"docs/gym.md lists its {len(available())}"))
+    if not 1 <= size <= MOST:
+        raise UserError(f"{name}: {size} rows; expected 1 to {MOST}")
+    of = {"name": name, "size": size, "seed": seed, "options": dict(options or {})}
+    drawn = _ask("rows", json.dumps(of))
+    return [Row(question, answer, name, f"{name}-{index}", more={"gym": of | {"index": index}})
+            for index, (question, answer) in enumerate(drawn)]
+
+
+def _ask(*arguments: str) -> list:
+    _check_installed()
+    path = os.pathsep.join(filter(None, (ROOT, os.environ.get("PYTHONPATH"))))
+    env = os.environ | {"PYTHONHASHSEED": "0", "PYTHONIOENCODING": "utf-8", "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-P", "-m", "adapter.verifiers.gym_worker", *arguments], env=env,
+                          capture_output=True, text=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[-1]
+        raise UserError(f"reasoning-gym: {brief(' '.join(arguments), 120)}: {brief(last)}; mend the set's options, or "
+                        f"{INSTALL}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _check_installed() -> None:
+    if importlib.util.find_spec("reasoning_gym") is None:
+        raise UserError(f"reasoning-gym is not installed; {INSTALL}")
