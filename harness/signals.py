@@ -4,6 +4,7 @@ A signal raises `Interrupted` where it arrives, except within `deferred`: there 
 """
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -23,7 +24,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def listen() -> None:
-    """From now on, a terminal's, a scheduler's and a person's ways to end a process raise Interrupted in the main thread."""
+    """From now on, a terminal's, a scheduler's and a person's ways to end a process raise Interrupted in the main thread.
+
+    Python shows and drops what is raised while an object is freed: it is not shown, and `deferred` obeys it later.
+    """
+    shown = sys.unraisablehook
+    sys.unraisablehook = lambda dropped: None if dropped.exc_type is Interrupted else shown(dropped)
     for signum in (*ALWAYS, *UNLESS_IGNORED):
         if signum in ALWAYS or signal.getsignal(signum) != signal.SIG_IGN:
             signal.signal(signum, _handle)

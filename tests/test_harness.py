@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 from contextlib import suppress
 
@@ -139,6 +141,7 @@ def listening(monkeypatch):
     handlers = {signum: signal.signal(signum, signal.SIG_DFL) for signum in (*signals.ALWAYS, *signals.UNLESS_IGNORED)}
     monkeypatch.setattr(signals, "_arrived", [])
     monkeypatch.setattr(signals, "_deferring", False)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)
     listen()
     yield lambda signum: os.kill(os.getpid(), signum)
     for signum, handler in handlers.items():
@@ -189,6 +192,24 @@ def test_a_signal_that_a_library_swallowed_is_not_lost(listening):
         begun.append(True)
     assert not begun
     assert caught.value.code == 130
+
+
+def test_a_signal_while_an_object_is_freed_shows_nothing_and_is_not_lost():
+    program = """
+import os, signal, weakref
+from harness.signals import Interrupted, deferred, listen
+listen()
+thing = set()
+weakref.finalize(thing, os.kill, os.getpid(), signal.SIGTERM)
+del thing
+try:
+    with deferred():
+        print("not this")
+except Interrupted as interrupt:
+    print(interrupt.code)
+"""
+    told = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert (told.stdout, told.stderr) == ("143\n", "")
 
 
 def test_blocks_without_a_signal_are_not_interrupted(listening):
