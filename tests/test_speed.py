@@ -18,7 +18,7 @@ from grpo.policy import Policy
 from grpo.types import UserError
 from speed import attention
 from speed.attention import Layout, _attend, shared_prefix_attention
-from speed.engine import _side_by_side
+from speed.engine import _side_by_side, _with_lora
 from speed.engine import settings as engine_settings
 from speed.head import head_logp
 from speed.shared_base import CannotShareError, EngineWeights, base_views, shared_base
@@ -210,3 +210,12 @@ def test_random_weights_have_a_shape_and_its_tokenizer(tmp_path):
     assert not any(torch.equal(ours[name], theirs[name]) for name in ours if ours[name].ndim == 2)
     assert all(t.dtype == torch.bfloat16 for t in ours.values())
     assert (tmp_path / "random" / "tokenizer.json").read_bytes() == (Path(MODEL) / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("before", [(), (1,)])  # vLLM's own models have rows of tokens; its Transformers backend a batch
+def test_a_layers_lora_is_added_by_hand(before):
+    """x = [1, 2]; A x = [1 + 2, 1 - 2] = [3, -1]; B A x = [3, 2 (-1)] = [3, -2]; on top of [10, 20]."""
+    layer = SimpleNamespace(all_a=torch.tensor([[1.0, 1.0], [1.0, -1.0]]), all_b=torch.tensor([[1.0, 0.0], [0.0, 2.0]]))
+    x, output = torch.tensor([[1.0, 2.0]]).reshape(*before, 1, 2), torch.tensor([[10.0, 20.0]]).reshape(*before, 1, 2)
+    assert _with_lora(layer, x, output) is output
+    assert torch.equal(output, torch.tensor([[13.0, 18.0]]).reshape(*before, 1, 2))
