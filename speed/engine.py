@@ -120,7 +120,7 @@ def two_products_a_layer_gpu() -> None:
 
 
 def _with_lora(layer, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
-    """The layer's output with what its LoRA makes of x; with a batch of one before the tokens in the Transformers backend."""
+    """The output with what the LoRA makes of x. The Transformers backend has a batch of one before the tokens."""
     output.flatten(0, -2).addmm_(x.flatten(0, -2) @ layer.all_a.T, layer.all_b.T)  # of a view
     return output
 
