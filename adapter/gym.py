@@ -20,8 +20,8 @@ from pathlib import Path
 from adapter.questions import Row
 from adapter.verifiers.own import Own
 from adapter.verifiers.pool import ROOT
+from grpo.run.files import brief
 from grpo.types import UserError
-from harness.files import brief
 
 INSTALL = "install it: .venv/bin/pip install --no-deps -r requirements/gym.txt"
 FORM = "the answer alone, in the form that the question asks for"

@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from adapter.api.settings import ApiSettings, Simulated
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from adapter.api.settings import ApiSettings, Simulated
 from grpo.run.schema import PathName
 from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range

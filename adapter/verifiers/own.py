@@ -13,8 +13,8 @@ from pathlib import Path
 from adapter.questions import Row
 from adapter.verifiers.base import last_box
 from adapter.verifiers.pool import Call, Pool, shared_pool
+from grpo.run.files import at_home, brief
 from grpo.types import UserError
-from harness.files import at_home, brief
 
 LONGEST = 20_000  # characters of an answer
 

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from adapter.questions import Row
 from adapter.verifiers.base import Verified
+from grpo.run.files import brief
 from grpo.types import Aborted, UserError
-from harness.files import brief
 
 STILL = 300.0  # seconds without any answer, beside a call's own, after which the pool is given up
 ROOT = str(Path(__file__).parents[2])
