@@ -99,7 +99,8 @@ def read_evaluation(run: Path, until: int, api: Table) -> Evaluation | None:
         return None
     if (then := found.api.table()) != api:
         raise UserError(f"{run / EVALUATION}: the API's accuracies there are {brief(json.dumps(then))}, and "
-                        f"{brief(json.dumps(api))} on the test problems here: these are others than the run was evaluated on; restore the data it used")
+                        f"{brief(json.dumps(api))} on the test problems here: these are others than the run was evaluated "
+                        "on; restore the data it used")
     return found.model_copy(update={split: [measured for measured in getattr(found, split) if measured.step <= until]
                                     for split in ("steps", "validation")})
 
