@@ -168,9 +168,10 @@ def draw(found: Evaluated, folder: Path) -> None:
     colours = plots.colours_of(plots.drawn_kinds(found.kinds))
     if any(found.rewards.get(kind) for kind in colours):
         plots.reward_plot(folder / "reward.png", found.rewards, colours, subtitle)
-    others = {"API alone": found.entries["api"]} | {
-        entry.label.partition(",")[0]: entry for name, entry in found.entries.items()
-        if name not in ("api", "always_correct", "base", "adapter")}
+    others = {"API alone": found.entries["api"]}
+    if len(colours) <= plots.FEW:
+        others |= {entry.label.partition(",")[0]: entry for name, entry in found.entries.items()
+                   if name not in ("api", "always_correct", "base", "adapter")}
     references = [(f"{who},\n{plots.with_value(kind, s.value, 1)}", kind, s.value) for who, entry in others.items()
                   for kind, s in entry.accuracy.items()
                   if s.of and (who == "API alone" or s.value < 1)]  # a line along the top says nothing

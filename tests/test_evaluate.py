@@ -4,81 +4,69 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from adapter.commands import run
-from adapter.evaluate import FILES, check_replaceable, main
-from adapter.measure import plots, report
-from adapter.measure.accuracy import api_alone, chain, mcnemar_p, random_mapping, share
+from adapter.evaluate import FILES, check_replaceable, main, notes, pays_in_part
+from adapter.measure import tables
+from adapter.measure.accuracy import api_alone, chain, rewarded
+from adapter.measure.sections import Section
+from adapter.verifiers.json import Json
+from adapter.verifiers.number import Number
+from grpo.types import UserError
 from symbols.expression import GREEK
-from symbols.failures import FAILURES, judge
+from symbols.failures import FAILURES
+from symbols.report import policies
 from tests.conftest import LONG, ROOT
-from tests.test_outcomes import VAGUE, row
-
-
-@pytest.mark.parametrize(("hits", "of", "low", "high"), [
-    (8, 10, 0.490162, 0.943318),  # (0.8 + 0.192073 ± 1.959964 √(0.016 + 0.0096036)) / 1.384146
-    (0, 200, 0.0, 0.018845),  # 0 and 0.0192073 / 1.0192073
-    (200, 200, 0.981155, 1.0),
-])
-def test_wilson_intervals_by_hand(hits, of, low, high):
-    found = share(hits, of)
-    assert (found.value, found.hits, found.of) == (hits / of, hits, of)
-    assert (found.low, found.high) == (pytest.approx(low, abs=2e-6), pytest.approx(high, abs=2e-6))
-
-
-@pytest.mark.parametrize(("fixed", "harmed", "p"), [
-    (5, 1, 14 / 64),  # 2 (C(6,0) + C(6,1)) / 2^6
-    (1, 5, 14 / 64), (8, 0, 2 / 256), (0, 8, 2 / 256), (0, 0, 1.0), (3, 3, 1.0)])
-def test_mcnemar_by_hand(fixed, harmed, p):
-    assert mcnemar_p(fixed, harmed) == pytest.approx(p)
+from tests.symbol_rows import row
+from tests.test_outcomes import judge
 
 
 def test_a_small_table_by_hand():
     answers = [("2 γ 3", "none", "6"), ("2 γ 4", "2", "CORRECT"), ("2 θ 4", "2", "6"),  # fixed, agreed wrongly, fixed
                ("5 + 5", "10", "CORRECT"), ("5 + 6", "11", "11"), ("5 + 7", "12", "13"), ("5 + 8", "12", "13")]
-    outcomes = [judge(row(e, api), f"\\boxed{{{said}}}", False, VAGUE) for e, api, said in answers]
-    entry = chain("adapter", outcomes)
-    assert {kind: (s.hits, s.of) for kind, s in entry.accuracy.items()} == {
-        "custom": (2, 3), "standard": (3, 4), "overall": (5, 7)}
-    made = entry.against_api
-    assert [(s.hits, s.of) for s in (made.fix_rate, made.harm_rate, made.correct_precision, made.correct_recall)] == [
-        (3, 4), (1, 3), (1, 2), (1, 3)]
-    assert made.mcnemar_p == pytest.approx(10 / 16)  # 3 against 1: 2 (1 + 4) / 2^4
-    alone = api_alone("API", [o.row for o in outcomes])
-    assert {kind: s.hits for kind, s in alone.accuracy.items()} == {"custom": 0, "standard": 3, "overall": 3}
-    guessed = random_mapping("guess", [o.row for o in outcomes], GREEK)
-    table = [text.split() for text in report.accuracy_table([alone, guessed, entry])]
-    assert table[2] == ["guess", "25.0", "%", "100.0", "%", "67.9", "%"]  # (3/4 + 4) / 7
+    outcomes = [judge(row(e, api), f"\\boxed{{{said}}}") for e, api, said in answers]
+    rows, entry, alone = [o.row for o in outcomes], chain("adapter", outcomes), api_alone("API", outcomes)
+    guessed = policies(rows, GREEK)["random_mapping"]
+    table = [text.split() for text in tables.accuracy_table([alone, guessed, entry])]
+    assert table[0] == ["custom", "standard", "overall"]
+    assert table[2] == ["random", "mapping,", "expected", "25.0", "%", "100.0", "%", "67.9", "%"]  # (3/4 + 4) / 7
     assert table[3][:5] == ["adapter", "66.7", "%", "[20.8,", "93.9]"]
-    cells = [text.split()[-1] for text in report.api_table([alone, entry])[1:]]
-    assert cells == ["(3/4)", "(1/3)", "(1/2)", "(1/3)", "0.62"]
-    failures = report.failure_table("adapter", outcomes)
+    cells = [text.split()[-1] for text in tables.api_table([alone, entry])[1:]]
+    assert cells == ["(3/4)", "(1/3)", "(3/1)", "71.4]", "0.62", "(1/2)", "(1/3)"]  # 6 or 7 more of 7: 8 (3/7)^7 < 2.5 %
+    failures = tables.failure_table("adapter", outcomes, FAILURES)
     assert [text.split()[-1] for text in failures if not text.startswith("      ")] == ["7", "1", "0", "1", "0", "0"]
-    assert failures[2] == r"      2 γ 4 = 8 | API: 2 | \boxed{CORRECT}"
+    assert failures[2] == r"      2 γ 4 | true: 8 | API: 2 | \boxed{CORRECT}"
 
 
-def test_a_ratio_of_nothing_is_a_dash():
-    entry = chain("adapter", [judge(row("2 γ 3", "none"), r"\boxed{6}", False, VAGUE)])
-    assert entry.accuracy["standard"].value is None
-    lines = report.accuracy_table([entry]) + report.api_table([entry])
-    assert lines[1].split() == ["adapter", "100.0", "%", "[20.7,", "100.0]", "-", "100.0", "%", "[20.7,", "100.0]"]
-    assert [line.split()[-1] for line in lines[4:7]] == ["-", "-", "-"]  # harm, precision, recall
+def task(verifier: object, may_agree: bool = True) -> SimpleNamespace:
+    """As much of a task as notes need."""
+    return SimpleNamespace(corrector=SimpleNamespace(verifier=verifier, prompt=SimpleNamespace(may_agree=may_agree)))
 
 
-@pytest.mark.parametrize(("wanted", "heights", "places"), [
-    ([0.1, 0.5, 0.9], [0.1] * 3, [0.1, 0.5, 0.9]),
-    ([0.50, 0.52], [0.1] * 2, [0.46, 0.56]),
-    ([0.30, 0.40, 0.40], [0.1] * 3, [0.8 / 3, 1.1 / 3, 1.4 / 3]),  # want 0.3, 0.3, 0.2 less their offsets
-    ([0.50, 0.52], [0.1, 0.3], [0.41, 0.61]),
-    ([1.0, 1.0, 1.0], [0.1] * 3, [0.8, 0.9, 1.0]),  # none above the top
-    ([], [], []),
-])
-def test_labels_keep_apart(wanted, heights, places):
-    assert plots.spread(wanted, heights, 1.0) == pytest.approx(places)
+def test_what_a_reader_has_to_know_is_noted():
+    right, half = judge(row("2 γ 3", "6"), "6"), replace(judge(row("2 γ 3", "6"), "6"), reward=0.5)
+    late, other = replace(right, timed_out=True), rewarded("", [replace(right, reward=1.0)])
+    now = rewarded("", [right])
+    assert notes(task(Number()), {"adapter": [right]}, 3, now, now) == ["always CORRECT is the API alone"]
+    assert notes(task(Number(), False), {"adapter": [right]}, 3, now, now)[0].startswith("the prompt does not offer CORRECT")
+    assert notes(task(Number()), {"adapter": [right], "base": [late, late]}, 3, now, now)[1] == (
+        "the verifier came to no end in its time for 2 of the base's completions, which count as wrong")
+    assert "pays for what is right in part: the tables count" in notes(task(Number()), {"adapter": [half]}, 3, now, now)[1]
+    assert notes(task(Number()), {"adapter": [right]}, 3, other, now)[1] == (
+        "the run itself measured other accuracies at step 3: custom 100.0 %, overall 100.0 %")
+    many = rewarded("", [replace(right, row=replace(right.row, kind=str(n))) for n in range(9)])
+    assert notes(task(Number()), {"adapter": [right]}, 3, many, many)[1] == (
+        "the pictures show the whole and the 7 largest kinds")
+
+
+def test_only_a_verifier_of_the_users_own_may_pay_in_part():
+    assert [pays_in_part(task(verifier)) for verifier in (Number(), Json(), object())] == [False, False, True]
 
 
 def exit_code(monkeypatch, *arguments: object) -> int:
@@ -129,10 +117,14 @@ def test_bad_runs_are_one_line_and_nothing_is_written(toy, tmp_path, monkeypatch
 
 
 def test_an_earlier_evaluation_may_be_replaced(tmp_path):
-    check_replaceable(tmp_path / "none")
-    for name in FILES:
+    check_replaceable(tmp_path / "none", [], "a:B")
+    for name in (*FILES, "symbols.png"):
         (tmp_path / name).touch()
-    check_replaceable(tmp_path)
+    check_replaceable(tmp_path, [Section("symbols", [])], "a:B")
+    with pytest.raises(UserError, match=r"holds what no evaluation wrote \(symbols\.png\); move it away"):
+        check_replaceable(tmp_path, [], "a:B")
+    with pytest.raises(UserError, match=r"task\.target = a:B: its report has a section 'api'"):
+        check_replaceable(tmp_path, [Section("api", [])], "a:B")
 
 
 def test_a_run_from_the_outside(toy, tmp_path):
@@ -143,11 +135,12 @@ def test_a_run_from_the_outside(toy, tmp_path):
                           capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     written = place / "evaluate"
-    assert {path.name for path in written.iterdir()} == FILES
+    assert {path.name for path in written.iterdir()} == FILES | {"symbols.png"}
     assert sorted(path.name for path in place.iterdir() if path.name.startswith(".")) == [".lock"]
     assert done.stdout == (written / "report.txt").read_text() + f"\nwritten to {written}/\n"
     assert max(len(text) for text in (written / "report.txt").read_text().splitlines()[1:]) <= 100
     found = json.loads((written / "report.json").read_text())
+    lines = [json.loads(text) for text in (written / "completions.jsonl").read_text().splitlines()]
     steps = {m["step"]: m for m in json.loads((place / "evaluation.json").read_text())["steps"]}
     kept = json.loads((place / "evaluation.json").read_text())["kept"]
     assert done.stdout.startswith(f"{place}: the adapter of step {kept}, the best of 3 on validation (")
@@ -157,14 +150,20 @@ def test_a_run_from_the_outside(toy, tmp_path):
         for kind, of in (("custom", 20), ("standard", 20), ("overall", 40)):
             accuracy = found["policies"][who]["accuracy"][kind]
             assert (accuracy["value"], accuracy["of"]) == (steps[step][kind], of)
+    assert found["policies"]["random_mapping"]["accuracy"]["standard"]["value"] == 1
+    lifted = found["policies"]["adapter"]["against_api"]["overall"]["net_lift"]
+    gained = 2.5 * sum((o["right"]) - (o["api_extracted"] == o["answer"]) for o in lines)  # points of 40 questions
+    assert lifted["points"] == pytest.approx(gained)
+    assert f"net lift {gained:+.1f} [{lifted['low']:.1f}, {lifted['high']:.1f}] points" in done.stdout
     assert found["policies"]["api"]["accuracy"] == found["policies"]["always_correct"]["accuracy"]
-    lines = [json.loads(text) for text in (written / "completions.jsonl").read_text().splitlines()]
     for who, answers in (("adapter", lines), ("base", [text["base"] for text in lines])):
         assert sum(a["right"] for a in answers) == found["policies"][who]["accuracy"]["overall"]["hits"]
         counted = Counter(a["failure"] for a in answers if not a["right"])
         assert {f: found["failures"][who][f]["count"] for f in FAILURES} == {f: counted[f] for f in FAILURES}
     assert found["failures"]["base"]["wrong symbol"]["count"] > 8  # it guesses, and says so
-    assert found["symbols"]["basis"] == "readings"
+    assert (found["symbols"]["condition"], found["symbols"]["basis"]) == ("vague", "readings")
+    assert {"condition vague", "random mapping     reads each symbol as any of the four operations, all equally likely: the "
+            "expected"} <= set(done.stdout.splitlines())
     assert all(symbol["first_step"]["0.5"] for symbol in found["symbols"]["learned"].values())
     for name in ("reward.png", "accuracy.png", "symbols.png"):
         png = (written / name).read_bytes()

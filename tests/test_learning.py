@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from adapter.measure import report
 from adapter.measure.accuracy import recorded
-from adapter.measure.records import read_evaluation, read_kept, read_metrics
+from adapter.measure.curves import moving_mean, reached
+from adapter.measure.records import read_evaluation, read_kept, read_metrics, reward_curves
 from grpo.types import UserError
 from symbols.expression import GREEK, Op
-from symbols.learning import moving_mean, reached, read_learning
-from tests.test_outcomes import row
+from symbols.learning import read_learning
+from symbols.report import symbol_table
+from tests.symbol_rows import row
 
 
 def line(step: int, problem: str, completion: str, reward: float = 0.0) -> dict:
@@ -38,7 +39,7 @@ def test_readings_are_learned_when_by_hand(tmp_path):
     assert moving_mean(found.curves["γ"], 5) == {6: pytest.approx(0.5), 7: pytest.approx(0.7), 8: pytest.approx(0.9)}
     assert [reached(found.curves["γ"], level) for level in (0.5, 0.9, 0.95)] == [6, 8, None]
     assert reached(found.curves["α"], 0.5) is None  # one value is no mean of five
-    table = report.symbol_table(found, GREEK)
+    table = symbol_table(found, GREEK)
     assert table[4].split() == ["γ", "(×)", "step", "6", "step", "8", "90.0", "%"]
     assert table[5].split() == ["β", "(÷)", "not", "yet", "not", "yet", "-"]
 
@@ -49,7 +50,7 @@ def test_without_readings_the_reward_on_one_symbol_tells(tmp_path):
     found = read_learning(tmp_path, 2, 4, GREEK)
     assert (found.basis, found.steps, found.missing) == ("reward", 1, 1)
     assert found.curves == {"γ": {2: 0.5}, "α": {2: 1.0}, "θ": {}, "β": {}}
-    assert "rollouts/ holds 1 of 2 steps" in report.symbol_table(found, GREEK)[-1]
+    assert "rollouts/ holds 1 of 2 steps" in symbol_table(found, GREEK)[-1]
 
 
 def test_standard_problems_teach_no_symbol(tmp_path):
@@ -91,8 +92,9 @@ def test_damaged_rollouts_name_file_and_line(tmp_path, text, words):
 def test_records_are_read_up_to_a_step_and_checked(tmp_path):
     metrics, evaluation = tmp_path / "metrics.jsonl", tmp_path / "evaluation.json"
     assert (read_metrics(tmp_path, 9), read_evaluation(tmp_path, 9, {})) == ([], None)
-    metrics.write_text('{"step": 1, "reward/custom": 0.5}\n{"step": 2, "reward/standard": 1.0}\n{"step": 3, "rew')
-    assert [(m.custom, m.standard) for m in read_metrics(tmp_path, 2)] == [(0.5, None), (None, 1.0)]
+    metrics.write_text('{"step": 1, "reward/a": 0.5, "loss": "x"}\n{"step": 2, "reward/b": 1.0, "reward/a": null, '
+                       '"reward/mean": 0.75}\n{"step": 3, "rew')
+    assert reward_curves(read_metrics(tmp_path, 2)) == {"a": {1: 0.5}, "b": {2: 1.0}, "overall": {2: 0.75}}
     with pytest.raises(UserError, match=r"metrics\.jsonl: line 3: cut short; delete that line"):
         read_metrics(tmp_path, 3)
     api = {"custom": 0.0, "overall": 0.0}
@@ -102,9 +104,10 @@ def test_records_are_read_up_to_a_step_and_checked(tmp_path):
     found = read_evaluation(tmp_path, 15, api)
     assert (found.validation, found.kept, read_kept(tmp_path)) == ([], None, None)  # an older run
     past = found.steps
-    assert [(m.step, recorded("", m.table(), rows).accuracy["custom"].hits) for m in past] == [(0, 1), (10, 2)]
+    hits = {m.step: recorded("", m.table(), rows, in_part=False).accuracy["custom"].hits for m in past}
+    assert hits == {0: 1, 10: 2}
     with pytest.raises(ValueError, match=r"custom: 0\.25 is no share of 3 problems"):
-        recorded("", past[0].table(), rows[:3])
+        recorded("", past[0].table(), rows[:3], in_part=False)
     with pytest.raises(UserError, match="restore the data it used"):
         read_evaluation(tmp_path, 15, {"custom": 0.1, "overall": 0.1})
     evaluation.write_text(json.dumps({"api": api, "steps": steps[:1], "validation": steps, "kept": 20}))
@@ -116,3 +119,12 @@ def test_records_are_read_up_to_a_step_and_checked(tmp_path):
         with pytest.raises(UserError, match=r"evaluation\.json: ") as caught:
             read_evaluation(tmp_path, 15, api)
         assert "\n" not in str(caught.value)
+
+
+def test_kinds_may_have_any_name(tmp_path):
+    kinds = {"table": 0.5, "model_config": 0.25, "a b/c": 1.0, "": 0.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, **{f"reward/{k}": v for k, v in kinds.items()}}) + "\n")
+    assert reward_curves(read_metrics(tmp_path, 1)) == {**{k: {1: v} for k, v in kinds.items()}, "overall": {}}
+    table = {**kinds, "overall": 0.5}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"api": table, "steps": [{"step": 0, **table}]}))
+    assert read_evaluation(tmp_path, 1, table).steps[0].table() == table

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from adapter import evaluate
 from adapter.chain import Chain
-from adapter.measure import plots, report
+from adapter.measure import plots, report, tables
 from adapter.trained import LONGEST_SETTINGS, TrainedAdapter
 from grpo.guards import checkpoint
 from grpo.run.files import new_directory
-from symbols.failures import judge
+from symbols.failures import FAILURES
 from tests.conftest import ROOT, randomize, tiny_config, tiny_policy
-from tests.test_outcomes import VAGUE, row
+from tests.symbol_rows import row
+from tests.test_outcomes import judge
 from tests.test_untrusted_data import DEEP, refused
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"
@@ -150,12 +151,13 @@ def test_a_report_is_written_through_no_link(tmp_path, monkeypatch):
 
 
 def test_what_a_model_writes_does_not_move_the_terminal():
-    outcome = judge(row("2 γ 3", "none"), "\x1b]0;yours\x07 \x9b2J \\boxed{7}", False, VAGUE)
-    lines = report.failure_table("adapter", [outcome])
+    outcome = judge(row("2 γ 3", "none"), "\x1b]0;yours\x07 \x9b2J \\boxed{7}")
+    lines = tables.failure_table("adapter", [outcome], FAILURES)
     assert all(line.isprintable() for line in lines)
     assert any(r"\boxed{7}" in line for line in lines)
 
 
-def test_a_models_name_is_no_formula(tmp_path):
-    plots.reward_plot(tmp_path / "reward.png", {"custom": {1: 0.5, 2: 0.75}}, r"Adapter on $\frac$, behind $\nothing$")
+def test_a_name_is_no_formula(tmp_path):
+    rewards = {"$x$": {1: 0.5, 2: 0.75}}
+    plots.reward_plot(tmp_path / "reward.png", rewards, {"$x$": plots.BLUE}, r"Adapter on $\frac$, behind $\nothing$")
     assert (tmp_path / "reward.png").stat().st_size > 10_000

@@ -6,7 +6,7 @@ the last steps, as many as the subtitle says.
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from pathlib import Path
 
@@ -29,11 +29,11 @@ STYLE = {"font.size": 17, "axes.spines.top": False, "axes.spines.right": False, 
          "text.parse_math": False}  # a model's name is no formula
 INCHES, DPI = (12.8, 7.2), 150
 CROWDED = 200  # values of a thin line, from which on it is fainter
-FEW = 3  # kinds, up to which there is room for large labels, and for labels of what they are compared with
+FEW = 3  # kinds, up to which there is room for intervals, and for labels of what they are compared with
 APART, LINE = 0.068, 0.05  # the height of a label of one line, and of each line more; of the axes' height
-SMALLER = 0.72  # of that, where there are more labels
+TOP = 1.045  # of the axes' height: no label reaches above that
 WIDEST = 17  # characters beside the axes
-LONGEST_SUBTITLE = 105
+LONGEST_SUBTITLE = 112
 
 
 @dataclass(frozen=True)
@@ -94,18 +94,21 @@ def accuracy_plot(path: Path, test: Mapping[int, Entry], validation: Mapping[int
     """Greedy accuracy by kind over steps, with 95 % intervals: a line on validation, and diamonds on the test problems.
 
     Without a validation split, as in an older run, the line is of the test problems. kept: the step whose LoRA is kept.
-    references: (label, kind, accuracy): dashed lines in the kind's colour, without labels where the kinds are many.
+    references: (label, kind, accuracy): dashed lines in the kind's colour. More than FEW kinds are drawn without intervals,
+    and with dashed lines that have no label: the references are then the API's.
     """
-    of = "lines: validation, diamonds: test" if validation else "test problems"
+    few = len(colours) <= FEW
+    of = f"lines: validation, diamonds{'' if few else ' and numbers'}: test" if validation else "test problems"
+    of += "; 95 % intervals" if few else "; dashed: API alone"
     with rc_context(STYLE):
-        figure, axes = _canvas("Greedy accuracy", f"{cut(subtitle, LONGEST_SUBTITLE - 55)}; {of}; 95 % intervals")
+        figure, axes = _canvas("Greedy accuracy", f"{cut(subtitle, LONGEST_SUBTITLE - 65)}; {of}")
         labels = []
         for kind in reversed(colours):  # the first lies above the others
             shares, points = ({step: entry.accuracy[kind] for step, entry in entries.items()
                                if kind in entry.accuracy and entry.accuracy[kind].of}
                               for entries in (validation or test, test))
             if shares:
-                labels.append(_accuracy(axes, kind, shares, points, colours[kind], kept if validation else None))
+                labels.append(_accuracy(axes, kind, shares, points, colours[kind], kept if validation else None, few))
         if validation:
             axes.axvline(kept, color=GREY, linewidth=1.5, linestyle=(0, (1, 3)), zorder=1)
             side = -1 if 2 * kept > max(validation) else 1  # within the axes
@@ -114,7 +117,7 @@ def accuracy_plot(path: Path, test: Mapping[int, Entry], validation: Mapping[int
         for text, kind, value in references:
             if kind in colours:
                 axes.axhline(100 * value, color=colours[kind], linewidth=2, linestyle=(0, (4, 3)), clip_on=False)
-                labels += [Label(text, value, colours[kind], bold=False)] if len(colours) <= FEW else []
+                labels += [Label(text, value, colours[kind], bold=False)] if few else []
         _finish(figure, axes, labels, path)
 
 
@@ -155,9 +158,9 @@ def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
 
 
 def _accuracy(axes: Axes, kind: str, shares: Mapping[int, Share], points: Mapping[int, Share], colour: str,
-              kept: int | None) -> Label:
+              kept: int | None, few: bool) -> Label:
     """A kind's line, with its interval where it has one, and its diamonds where a LoRA is kept by validation."""
-    known = {step: s for step, s in shares.items() if s.low is not None}
+    known = {step: s for step, s in shares.items() if few and s.low is not None}
     axes.fill_between(list(known), [100 * s.low for s in known.values()], [100 * s.high for s in known.values()],
                       color=colour, alpha=0.15, linewidth=0)
     axes.plot(list(shares), [100 * s.value for s in shares.values()], color=colour, linewidth=3.5, marker="o",
@@ -166,11 +169,12 @@ def _accuracy(axes: Axes, kind: str, shares: Mapping[int, Share], points: Mappin
     if kept is None:
         return Label(with_value(kind, last, 1), last, colour)
     for step, s in points.items():
-        ends = None if s.low is None else [[100 * (s.value - s.low)], [100 * (s.high - s.value)]]
+        ends = None if s.low is None or not few else [[100 * (s.value - s.low)], [100 * (s.high - s.value)]]
         axes.errorbar([step], [100 * s.value], ends, color=colour, fmt="D", markersize=13, markerfacecolor="white",
                       markeredgewidth=3, elinewidth=2, capsize=5, clip_on=False, zorder=4)
-    at_kept = f"{with_value(kind, points[kept].value, 1)}\non test" if kept in points else with_value(kind, last, 1)
-    return Label(at_kept, last, colour)
+    if kept not in points:
+        return Label(with_value(kind, last, 1), last, colour)
+    return Label(with_value(kind, points[kept].value, 1) + ("\non test" if few else ""), last, colour)
 
 
 def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Label:
@@ -185,12 +189,12 @@ def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Lab
 def _finish(figure: Figure, axes: Axes, labels: Sequence[Label], path: Path) -> None:
     """Set the limits of x, write the labels, save."""
     axes.set_xlim(0, max(1, axes.dataLim.x1))
-    if small := len(labels) > 2 * FEW:
-        labels = [replace(label, text=label.text.replace("\non test", "")) for label in labels]
-    size = SMALLER if small else 1.0
     labels = sorted(labels, key=lambda label: label.y, reverse=True)[::-1]  # of equal ones, the first is highest
-    heights = [size * (APART + LINE * label.text.count("\n")) for label in labels]
-    for label, y in zip(labels, spread([label.y for label in labels], heights, 1.01), strict=True):
+    heights = [APART + LINE * label.text.count("\n") for label in labels]
+    size = min(1.0, 1 / sum(heights)) if heights else 1.0  # smaller where there is no room for so many
+    heights = [size * height for height in heights]
+    top = TOP - max(heights[-1:], default=0) / 2
+    for label, y in zip(labels, spread([label.y for label in labels], heights, top), strict=True):
         axes.annotate(label.text, xy=(1.0, label.y), xytext=(1.04, y), xycoords="axes fraction",
                       color=TEXTS.get(label.colour, label.colour), fontsize=size * (18 if label.bold else 15),
                       fontweight="bold" if label.bold else "normal", va="center", annotation_clip=False,

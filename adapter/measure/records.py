@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from adapter.measure.curves import Curve
-from grpo.run.files import first_fault, read_lines, read_text
+from grpo.run.files import brief, first_fault, read_lines, read_text
 from grpo.types import Table, UserError
 
 EVALUATION = "evaluation.json"
@@ -98,8 +98,9 @@ def read_evaluation(run: Path, until: int, api: Table) -> Evaluation | None:
     if (found := _evaluation(run)) is None:
         return None
     if (then := found.api.table()) != api:
-        raise UserError(f"{run / EVALUATION}: the API's accuracies there are {json.dumps(then)}, and {json.dumps(api)} on "
-                        "the test problems here: these are others than the run was evaluated on; restore the data it used")
+        raise UserError(f"{run / EVALUATION}: the API's accuracies there are {brief(json.dumps(then))}, and "
+                        f"{brief(json.dumps(api))} on the test problems here: these are others than the run was evaluated "
+                        "on; restore the data it used")
     return found.model_copy(update={split: [measured for measured in getattr(found, split) if measured.step <= until]
                                     for split in ("steps", "validation")})
 

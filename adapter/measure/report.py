@@ -99,7 +99,7 @@ def _headline(found: Evaluated) -> list[str]:
     """What a reader asks first."""
     api, adapter = (found.entries[name] for name in ("api", "adapter"))
     made = adapter.against_api[OVERALL]
-    return [f"right: API alone {percent(api.accuracy[OVERALL].value)} -> with the adapter "
+    return [f"accuracy: API alone {percent(api.accuracy[OVERALL].value)} -> with the adapter "
             f"{percent(adapter.accuracy[OVERALL].value)}",
             f"net lift {lift(made.net_lift)} points; {made.fixes} of {made.repair_rate.of} API errors fixed, "
             f"{made.harms} of {made.harm_rate.of} right answers harmed"]
