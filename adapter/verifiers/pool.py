@@ -70,7 +70,7 @@ class Call:
                 if time.monotonic() - self.pool.heard > self.seconds + STILL:
                     reply = {"fault": f"its processes have not answered for {STILL + self.seconds:.0f} s"}
         if "fault" not in reply:
-            return Verified(0.0, True) if reply.get("timed_out") else Verified(reply["score"])
+            return Verified(reply.get("score", 0.0), reply.get("timed_out", False), reply.get("seconds", self.seconds))
         of = f"row {self.row.id}" if self.row.id else f"question {brief(repr(self.row.question), 60)}"
         raise VerifierError(
             f"{self.pool.target}: {brief(reply['fault'])} ({of}, answer {brief(repr(self.answer), 60)}); mend the function: "
