@@ -28,6 +28,7 @@ class Finding:
     check: str  # "refused answer", "true answer", "junk", "raises", "too slow", "random", "extraction" or "duplicates"
     line: str  # in words
     rows: int = 1  # how many show it
+    label: str = ""  # of the junk that pays, or what was raised
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ def _scored(tried: Sequence[_Tried], verifier: Verifier) -> tuple[list[_Wrong], 
         try:
             results = [call.result() for call in one.calls] or [Verified(0.0)] * 2
         except VerifierError as error:
-            found = _Wrong("raises", f"{error}", one.row, one.text)
+            found = _Wrong("raises", error.sample.fault, one.row, one.text)
         seconds += [result.seconds for result in results if one.calls]
         if found is None:
             found = _judged(one, results, verifier)
@@ -161,12 +162,12 @@ def _gathered(wrong: Sequence[_Wrong], rows: int) -> list[Finding]:
         first, many = of[0], len({(w.row.question, w.row.id) for w in of})
         such = f"{many} of {rows} rows, such as {_name(first.row)} with {brief(repr(first.answer), 60)}"
         findings.append(Finding(check, {
-            "raises": f"the verifier fails on {such}: {first.label}",
+            "raises": f"the verifier fails on {such}: {brief(first.label)}",
             "too slow": f"a call takes longer than its time limit on {such}; GRPO would score that 0",
             "random": f"scoring twice disagrees on {such}; the same answer must always score the same",
             "junk": f"junk pays: {label} scores more than 0 on {such}; GRPO would learn to write that",
             "true answer": f"a true answer does not score 1 on {such}; no completion can be right there",
-        }[check], many))
+        }[check], many, first.label))
     return findings
 
 
