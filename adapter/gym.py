@@ -33,6 +33,10 @@ _WORKER = Path(__file__).parent / "verifiers" / "gym_worker.py"
 class GymVerifier(Own):
     """Verifier of adapter.verifiers.base: the set's own, in processes, with a time limit; only its full score counts."""
 
+    def normal(self, answer: str) -> str | None:
+        """See Own. No digits of other scripts: Python reads them as numbers, and so would many of the sets."""
+        return None if any(c.isdecimal() and not c.isascii() for c in answer) else super().normal(answer)
+
     def check(self, row: Row) -> None:
         """See Verifier. Some sets have no answer of their own to show, and recognise many."""
         if "gym" not in row.more:

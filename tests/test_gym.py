@@ -29,6 +29,16 @@ def test_rows_depend_on_name_size_seed_and_options_alone(monkeypatch):
 
 
 @needs_gym
+def test_a_set_that_prints_while_it_draws_is_drawn():
+    assert len(gym.rows("bf", 1, seed=1)) == 1
+
+
+@needs_gym
+def test_digits_of_other_scripts_are_no_answer(verifier):
+    assert [verifier.normal(text) for text in ("139", "١٣٩", " 1² ")] == ["139", None, "1²"]
+
+
+@needs_gym
 def test_the_sets_own_verifier_scores_in_a_process(verifier):
     for row in gym.rows("ransom_note", 4, seed=3) + gym.rows("gcd", 2, seed=1):
         verifier.check(row)

@@ -9,6 +9,7 @@ library brings matplotlib and sympy, which the trainer need not load.
 
 import json
 import sys
+from contextlib import redirect_stdout
 from functools import lru_cache
 
 from reasoning_gym.dataset import ProceduralDataset
@@ -35,10 +36,10 @@ def score(row: dict, answer: str) -> float:
 
 def main(what: str, of: str = "") -> None:
     """Print the names of the sets, or the questions and answers of one, as one line of JSON."""
-    if what == "names":
-        print(json.dumps(sorted(DATASETS.keys() - NEEDS_OTHERS)))
-    else:
-        print(json.dumps([(entry["question"], entry["answer"]) for entry in _drawn(of)]))
+    with redirect_stdout(sys.stderr):  # some sets print while they draw
+        found = sorted(DATASETS.keys() - NEEDS_OTHERS) if what == "names" else [
+            (entry["question"], entry["answer"]) for entry in _drawn(of)]
+    print(json.dumps(found))
 
 
 if __name__ == "__main__":

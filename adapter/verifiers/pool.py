@@ -37,6 +37,7 @@ class Sample:
     row: dict[str, object]
     answer: str  # as the function was given it
     completion: str  # the whole text, where there was one
+    fault: str  # in one line
     traceback: str  # of the function; "" where its process died
     printed: str  # the last that the function wrote to stdout and stderr in this call
 
@@ -70,12 +71,13 @@ class Call:
                 if time.monotonic() - self.pool.heard > self.seconds + STILL:
                     reply = {"fault": f"its processes have not answered for {STILL + self.seconds:.0f} s"}
         if "fault" not in reply:
-            return Verified(0.0, True) if reply.get("timed_out") else Verified(reply["score"])
+            return Verified(reply.get("score", 0.0), reply.get("timed_out", False), reply.get("seconds", self.seconds))
         of = f"row {self.row.id}" if self.row.id else f"question {brief(repr(self.row.question), 60)}"
         raise VerifierError(
             f"{self.pool.target}: {brief(reply['fault'])} ({of}, answer {brief(repr(self.answer), 60)}); mend the function: "
             "it takes any text, and returns a float in [0, 1] or a bool",
-            Sample(self.row.as_dict(), self.answer, self.completion, reply.get("trace", ""), reply.get("printed", "")))
+            Sample(self.row.as_dict(), self.answer, self.completion, reply["fault"], reply.get("trace", ""),
+                   reply.get("printed", "")))
 
 
 class Pool:

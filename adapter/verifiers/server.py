@@ -4,7 +4,7 @@ It is a process so that the trainer, which holds a GPU, threads and vLLM, neithe
 so that all of them end when the trainer does, however that ends. It reads one JSON object a line and answers with one:
 
     {"id": 3, "row": "{...}", "answer": "7", "seconds": 5.0}     a call; the row is JSON within JSON
-    {"id": 3, "score": 1.0}                                      or {"id": 3, "timed_out": true}
+    {"id": 3, "score": 1.0, "seconds": 0.01}                     or {"id": 3, "timed_out": true}
     {"id": 3, "fault": "ValueError: ...", "trace": "...", "printed": "..."}
 
 Its first line says whether the function could be loaded: {"id": -1} or {"id": -1, "fault": ..., "trace": ...}.

@@ -13,6 +13,7 @@ import math
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
@@ -94,20 +95,21 @@ def load(target: str) -> dict[str, str]:
 def call(row: str, answer: str) -> dict[str, object]:
     """The function's verdict on a row, as JSON, and an answer.
 
-    Returns {"score": ...}, or {"fault": ..., "trace": ..., "printed": ...}.
+    Returns {"score": ..., "seconds": ...}, or {"fault": ..., "trace": ..., "printed": ...}.
     """
     if "function" not in _loaded:
         return _loaded["failed"]
-    tail, process, score = _capture(), os.getpid(), 0.0
+    tail, process, score, start = _capture(), os.getpid(), 0.0, time.perf_counter()
     with Caught() as caught:
         score = checked(_loaded["function"](json.loads(row), answer))
+    took = time.perf_counter() - start
     if os.getpid() != process:
         os._exit(0)  # the function forked, and this is the child
     signal.setitimer(signal.ITIMER_REAL, 0)  # an alarm of the function's own must not strike the next call
     with suppress(OSError):
         os.chdir(str(_loaded["home"]))
     if not caught.fault:
-        return {"score": score}
+        return {"score": score, "seconds": took}
     return {"fault": caught.fault, "trace": caught.trace, "printed": tail.kept.decode("utf-8", "replace")}
 
 
