@@ -15,7 +15,7 @@ from adapter.verdict import AGREE, boxes_in, final_answer, resolve
 from adapter.verifiers.base import Pending, Verified, Verifier, submit
 from adapter.verifiers.own import Own
 from adapter.verifiers.pool import VerifierError
-from harness.files import brief
+from grpo.run.files import brief
 
 SHOWN = 10  # extractions
 DECOY = "17"  # where all rows have the same answer

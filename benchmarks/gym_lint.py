@@ -11,7 +11,7 @@ from pathlib import Path
 
 from adapter import gym
 from adapter.verifier_lint import VerifierReport, lint_verifier
-from harness.files import brief
+from grpo.run.files import brief
 
 ROWS, SEED, SECONDS = 10, 1, 5.0
 PAGE = Path(__file__).parents[1] / "docs" / "gym.md"

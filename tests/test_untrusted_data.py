@@ -64,7 +64,7 @@ def zeros(path: Path) -> Path:
     ({"model": "\x1b]0;yours\x07"}, "model: expected"), ({"model": "\ud800"}, "model: expected"),
     ({"kind": "k" * 900}, "kind: expected at most 60"),
     ({"question": "1" + " γ 99" * 150}, "with the symbols in the config"),
-    ({"date": [[1]]}, "date: expected YYYY-MM-DD or null"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])
+    ({"date": [[1]]}, "date: expected a text, found [[1]]"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])
 def test_a_hostile_row_is_refused(tmp_path, line, words, split):
     data.write_splits(tmp_path, THREE)
     path = tmp_path / f"{split}.jsonl"

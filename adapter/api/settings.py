@@ -30,6 +30,13 @@ TAKEN = {  # no parameters: other keys say these, or an answer would not be read
     "max_completion_tokens": "set api_max_tokens", "stream": "answers are read whole", "n": "one answer is read"}
 
 
+def one_line(name: str) -> str:
+    """A name that can be printed. Raises ValueError for others."""
+    if not name.isprintable():
+        raise ValueError("expected a name on one line, all of its characters printable")
+    return name
+
+
 class Simulated(Section):
     """Of how many questions the simulated API is right, and how it is wrong on the others: shares that sum to 1."""
 
@@ -91,9 +98,7 @@ class ApiSettings(Section):
     @field_validator("api_model", "api_answers")
     @classmethod
     def _one_line(cls, name: str) -> str:
-        if not name.isprintable():
-            raise ValueError("expected a name on one line, all of its characters printable")
-        return name
+        return one_line(name)
 
     @field_validator("api_answers")
     @classmethod
