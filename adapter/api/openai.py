@@ -44,6 +44,8 @@ class OpenAIUpstream(CollectingUpstream):
     def missing(self) -> list[str]:
         """See CollectingUpstream."""
         named, secret = from_environment("OPENAI_BASE_URL"), from_environment("OPENAI_API_KEY")
+        if self.url is not None and (fault := faults_of_url(self.url)):
+            return [f"a server's address (task.api_url: {fault})"]
         faults = faults_of_address(named, "OPENAI_BASE_URL") + faults_of_key(secret, "OPENAI_API_KEY")
         if not secret and self._address == OWN:
             faults.append("an API key (OPENAI_API_KEY); a server of your own that needs none is named by task.api_url or "
