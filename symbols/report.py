@@ -18,8 +18,8 @@ from symbols.learning import LEVELS, Learning, read_learning
 EXPLAINED = """\
 random mapping     reads each symbol as any of the four operations, all equally likely: the expected
                    accuracy
-reached            when completions read the symbol right; where they state no readings, when problems
-                   with that symbol alone are rewarded
+reached            when completions read the symbol right; where they state no readings, when
+                   problems with that symbol alone are rewarded
 a failure is of the first class that applies, in this order:
   truncated        cut off, with no answer
   wrong symbol     states a false reading, such as `γ = +`

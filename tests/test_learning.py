@@ -8,10 +8,13 @@ import pytest
 from adapter.measure.accuracy import recorded
 from adapter.measure.curves import moving_mean, reached
 from adapter.measure.records import read_evaluation, read_kept, read_metrics, reward_curves
+from adapter.measure.tables import WIDTH
 from grpo.types import UserError
 from symbols.expression import GREEK, Op
+from symbols.failures import FAILURES
 from symbols.learning import read_learning
-from symbols.report import symbol_table
+from symbols.report import section, symbol_table
+from tests.conftest import tiny_config
 from tests.symbol_rows import row
 
 
@@ -42,6 +45,20 @@ def test_readings_are_learned_when_by_hand(tmp_path):
     table = symbol_table(found, GREEK)
     assert table[4].split() == ["γ", "(×)", "step", "6", "step", "8", "90.0", "%"]
     assert table[5].split() == ["β", "(÷)", "not", "yet", "not", "yet", "-"]
+
+
+def test_the_experiments_part_of_the_report(tmp_path):
+    config = tiny_config("rollout.prompts_per_step=1", "rollout.group_size=2")
+    nothing = section(tmp_path, 3, config, GREEK, "vague")
+    assert (nothing.lines[:2], nothing.draw) == (["condition vague", "symbols: not known, there are no rollouts"], None)
+    write_rollouts(tmp_path, {step: [line(step, "2 γ 3", "γ = ×")] * 2 for step in range(1, 7)})
+    part = section(tmp_path, 6, config, GREEK, "vague")
+    assert max(map(len, part.lines)) <= WIDTH
+    assert all(any(text.strip().startswith(failure) for text in part.lines) for failure in FAILURES)
+    assert (part.name, part.data["condition"], part.data["learned"]["γ"]["first_step"]) == ("symbols", "vague", {
+        "0.5": 5, "0.9": 5})
+    part.draw(tmp_path / "symbols.png", "Adapter on tiny")
+    assert (tmp_path / "symbols.png").stat().st_size > 20_000
 
 
 def test_without_readings_the_reward_on_one_symbol_tells(tmp_path):

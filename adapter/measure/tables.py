@@ -106,9 +106,9 @@ def _example(outcome: Outcome) -> str:
     room, text = WIDTH - 6 - len(known), outcome.completion
     wrote = cut(text, len(text) * 10 + room) if len(text) <= 2 * room else None
     if wrote is None or len(wrote) > room:
-        start = printable(" ".join(text[: 2 * room].split()))[: room // 3]
+        start = printable(" ".join(text[: 2 * room].split()))[: room // 3].rstrip()
         end = printable(" ".join(text[-2 * room :].split()))
-        wrote = f"{start} ... {end[len(start) + 5 - room :]}"
+        wrote = f"{start} ... {end[len(start) + 5 - room :].lstrip()}"
     return known + wrote
 
 
