@@ -19,7 +19,7 @@ HEAD = """# The sets of reasoning-gym {version}
 
 Written by `python -m benchmarks.gym_lint`: {rows} questions a set, drawn with seed {seed} and the set's own options,
 {calls:,} calls. **{safe} of {sets} sets are safe**: true answers score 1, all junk of `adapter/junk.py` scores 0, scoring
-twice agrees, no call raises, and none takes more than {seconds:.0f} s. A score of exactly 1 alone counts, here as in training:
+twice agrees, no call raises, and none takes more than {seconds:.0f} s. A score of exactly 1 alone counts, as in training:
 many of these verifiers give junk a part of a score. Nor do digits of other scripts count.
 
 A set that raises stops a run at the first completion that provokes it. One where junk pays teaches the junk. In a set

@@ -16,72 +16,7 @@ from adapter.verifiers.pool import VerifierError, shared_pool
 from adapter.verifiers.settings import VerifierSettings, make_verifier
 from grpo.types import Aborted, UserError
 from tests.conftest import LONG, ROOT
-
-FUNCTIONS = '''
-import os, signal, subprocess, sys, threading, time, json
-from pathlib import Path
-import beside
-from dataclasses import dataclass
-
-@dataclass
-class Pair:
-    left: str
-
-class Odd(Exception):
-    def __init__(self, a, b):
-        self.lock = threading.Lock()
-    def __str__(self):
-        raise ValueError("no text either")
-
-def same(row, answer):
-    return answer == row["answer"] and Pair(answer).left == beside.NAME + answer
-
-def hidden(): os._exit(0)
-
-def does(row, answer):
-    time.sleep(row.get("sleep", 0))
-    match answer:
-        case "half": return 0.5
-        case "raise": print("before", "the fall"); print("more", file=sys.stderr); raise KeyError("boom\\nsecond")
-        case "odd": raise Odd(1, 2)
-        case "exit": sys.exit(0)
-        case "exit 0": os._exit(0)
-        case "exit 3": os._exit(3)
-        case "crash": os.kill(os.getpid(), signal.SIGSEGV)
-        case "none": return None
-        case "nan": return float("nan")
-        case "two": return 2
-        case "text": return "1.0"
-        case "lambda": return lambda: 1
-        case "timeout error": raise TimeoutError("mine")
-        case "hang": time.sleep(10**6)
-        case "stubborn":
-            for number in set(signal.valid_signals()) - {signal.SIGKILL, signal.SIGSTOP}:
-                signal.signal(number, signal.SIG_IGN)
-            while True:
-                try: time.sleep(10**6)
-                except BaseException: pass
-        case "child hangs":
-            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(10**6)"])
-            Path(row["pid"]).write_text(str(child.pid)); child.wait()
-        case "regex": import re; re.match("(a+)+$", "a" * 60 + "b")
-        case "print":
-            print("x" * 10**7); sys.stderr.write("y" * 10**6); os.write(1, b"raw" * 10**5); os.write(2, b"raw")
-            subprocess.run(["echo", "from a program"], check=True)
-        case "fork": os.fork()
-        case "fork and raise":
-            if os.fork() == 0: raise ValueError("in the child")
-        case "cd": os.chdir("/")
-        case "alarm": signal.alarm(1)
-        case "close": sys.stdout.close(); sys.stderr = None
-        case "torch": return "torch" not in sys.modules and "vllm" not in sys.modules and "pydantic" not in sys.modules
-        case "where": return os.getcwd() == row["cwd"]
-        case "input": return sys.stdin is None or sys.stdin.read() == ""
-        case "mutate": row["answer"] = "changed"
-        case "slow": time.sleep(0.5)
-        case "pid": Path(row["pid"]).write_text(str(os.getpid())); time.sleep(10**6)
-    return True
-'''
+from tests.odd_functions import FUNCTIONS
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +28,8 @@ def file(tmp_path_factory) -> Path:
     return folder / "verify.py"
 
 
-def own(file: Path, function: str = "does", seconds: float = LONG) -> Own:
-    return make_verifier(VerifierSettings(name=f"{file}:{function}", seconds=seconds, processes=2))
+def own(file: Path, function: str = "does", seconds: float = LONG, processes: int = 2) -> Own:
+    return make_verifier(VerifierSettings(name=f"{file}:{function}", seconds=seconds, processes=processes))
 
 
 def row(**more) -> Row:
@@ -117,9 +52,9 @@ def test_what_runs_at_once_comes_back_in_its_place(file):
 
 @pytest.mark.parametrize("what", ["print", "fork", "cd", "alarm", "close", "torch", "input", "mutate"])
 def test_what_a_function_does_besides_is_survived(file, what, capfd):
-    verifier = own(file)
+    verifier = own(file, processes=1)
     assert verifier.right(row(), what) == 1.0
-    assert verifier.right(row(sleep=0.01, cwd=os.getcwd()), "where") == 1.0
+    assert verifier.right(row(sleep=0.01, cwd=os.getcwd()), "where") == 1.0  # in the same process
     assert capfd.readouterr() == ("", "")
 
 
