@@ -82,9 +82,14 @@ class Settings(ApiSettings):
         return self
 
 
+def make_prompt(told: PromptSettings, form: str) -> PromptText:
+    """What the adapter is shown. form: what goes into the box, the verifier's."""
+    instructions = told.instructions or (INSTRUCTIONS if shows_the_api(told.template) else ALONE)
+    shots = tuple(Shot(shot.question, shot.api_answer, shot.completion) for shot in told.examples)
+    return PromptText(instructions, told.template, form, shots)
+
+
 def make_corrector(settings: Settings) -> Corrector:
     """How the settings ask and judge. Raises UserError where a verifier of the user's own cannot be had."""
-    verifier, told = make_verifier(settings.verifier, named=False), settings.prompt
-    instructions = told.instructions or (INSTRUCTIONS if shows_the_api(told.template) else ALONE)
-    shots = [Shot(shot.question, shot.api_answer, shot.completion) for shot in told.examples]
-    return Corrector(PromptText(instructions, told.template, verifier.form, shots), verifier)
+    verifier = make_verifier(settings.verifier, named=False)
+    return Corrector(make_prompt(settings.prompt, verifier.form), verifier)

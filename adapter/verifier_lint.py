@@ -14,8 +14,8 @@ from adapter.questions import Row
 from adapter.verdict import AGREE, boxes_in, final_answer, resolve
 from adapter.verifiers.base import Pending, Verified, Verifier, submit
 from adapter.verifiers.own import Own
-from adapter.verifiers.pool import VerifierError
 from grpo.run.files import brief
+from grpo.types import VerifierError
 
 SHOWN = 10  # extractions
 DECOY = "17"  # where all rows have the same answer

@@ -6,8 +6,7 @@ import pytest
 
 from adapter import gym
 from adapter.verifiers.base import submit
-from adapter.verifiers.pool import VerifierError
-from grpo.types import UserError
+from grpo.types import UserError, VerifierError
 from tests.conftest import LONG
 
 needs_gym = pytest.mark.skipif(gym.importlib.util.find_spec("reasoning_gym") is None, reason="requirements/gym.txt")

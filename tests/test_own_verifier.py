@@ -12,9 +12,9 @@ import pytest
 from adapter.questions import ApiAnswer, Row
 from adapter.verifiers.base import submit
 from adapter.verifiers.own import Own
-from adapter.verifiers.pool import VerifierError, shared_pool
+from adapter.verifiers.pool import shared_pool
 from adapter.verifiers.settings import VerifierSettings, make_verifier
-from grpo.types import Aborted, UserError
+from grpo.types import Aborted, UserError, VerifierError
 from tests.conftest import LONG, ROOT
 from tests.odd_functions import FUNCTIONS
 

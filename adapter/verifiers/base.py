@@ -44,7 +44,7 @@ class Pending(Protocol):
     """A call whose result is not looked at yet."""
 
     def result(self) -> Verified:
-        """Waits for it. Raises adapter.verifiers.pool.VerifierError where a user's own function failed."""
+        """Waits for it. Raises VerifierError of grpo.types where a user's own function failed."""
 
 
 @dataclass(frozen=True)

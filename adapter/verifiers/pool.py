@@ -22,7 +22,7 @@ from pathlib import Path
 from adapter.questions import Row
 from adapter.verifiers.base import Verified
 from grpo.run.files import brief
-from grpo.types import Aborted, UserError
+from grpo.types import UserError, VerifierError
 
 STILL = 300.0  # seconds without any answer, beside a call's own, after which the pool is given up
 ROOT = str(Path(__file__).parents[2])
@@ -40,14 +40,6 @@ class Sample:
     fault: str  # in one line
     traceback: str  # of the function; "" where its process died
     printed: str  # the last that the function wrote to stdout and stderr in this call
-
-
-class VerifierError(Aborted):
-    """A user's function raised, died, or returned no score."""
-
-    def __init__(self, message: str, sample: Sample):
-        super().__init__(message)
-        self.sample = sample
 
 
 @dataclass(frozen=True)
