@@ -91,8 +91,8 @@ class GymSettings(ApiSettings):
     validation: int = Field(200, ge=1, le=MOST, description="questions by which the best LoRA is chosen")
     test: int = Field(400, ge=1, le=MOST, description="questions to report on")
     seconds: float = Field(5.0, gt=0, le=3600, description="the time limit of a verifier's call")
-    processes: int | None = Field(None, ge=1, le=1024, examples=[8], description="how many verifiers run at once; as many as "
-                                  "there are CPU cores where it is not set")
+    processes: int | None = Field(None, ge=1, le=1024, examples=[8], description="how many verifiers run at once; as "
+                                  "many as there are CPU cores where it is not set")
     prompt: PromptSettings = Field(PromptSettings(), description="what the adapter is told")
     api_prompt: str = Field("{question}\n\nEnd with the answer alone in \\boxed{}.",
                             description="what a real API is asked; {question} stands for the question")
@@ -132,8 +132,8 @@ def _different(name: str, size: int, seed: int, options: Mapping[str, object] | 
     drawn = rows(name, min(MOST, 2 * size + 100), seed, options)
     unlike = list({same(row.question): row for row in reversed(drawn)}.values())[::-1]
     if len(unlike) < size:
-        raise UserError(f"{name}: {len(unlike):,} different questions were drawn, and {size:,} are wanted; lower task.train, or "
-                        "give the set wider task.options")
+        raise UserError(f"{name}: {len(unlike):,} different questions were drawn, and {size:,} are wanted; lower "
+                        "task.train, or give the set wider task.options")
     return unlike[:size]
 
 

@@ -182,7 +182,8 @@ def _extracts(rows: Sequence[Row], verifier: Verifier, every: Sequence[str]) -> 
                 continue
             again = f"I looked again, and the answer is {true}."
             seen = verifier.extract(again, row) == wanted  # else this kind is not looked for in free text
-            texts = [f"\\boxed{{{decoy}}} is wrong; it is \\boxed{{{true}}}"]
+            boxed = verifier.extract(f"\\boxed{{{true}}}", row) == wanted  # else an API's text is read in another way
+            texts = [f"\\boxed{{{decoy}}} is wrong; it is \\boxed{{{true}}}"] if boxed else []
             texts += [f"First I had {decoy}. {again}"] if seen else []
             if wrong := [found for text in texts if (found := verifier.extract(text, row)) != wanted]:
                 missed.append((row, brief(repr(wrong[0]), 60), brief(repr(wanted), 60)))
