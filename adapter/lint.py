@@ -3,9 +3,9 @@
     python -m adapter.lint my.yaml
     python -m adapter.lint my.yaml --no-base        the data and the verifier alone, without the model
 
-Of the data and the verifier: true answers score 1, junk scores 0, scoring twice agrees, no question is in two splits, the
-last answer of an API's text is the one that is read. Of the base: how often it is right, cut off or without an answer, and the
-share of groups that are mixed. From a group whose completions are all right, or all wrong, nothing is learned.
+Of the data and the verifier: true answers score 1, junk scores 0, scoring twice agrees, no question is in two splits, and
+the last answer of an API's text is the one that is read. Of the base: how often it is right, cut off or without an answer,
+and the share of groups that are mixed. From a group whose completions are all right, or all wrong, nothing is learned.
 Exit codes: 0 nothing found; 1 something is wrong, a line each; 2 a mistake in the command or the config.
 """
 

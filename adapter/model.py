@@ -70,11 +70,13 @@ class Model(Chat):
         Completions may be as long as in training. Later prompts may be as long as the longest that is asked first, and
         LONGEST_PROMPT in any case where the model has the positions.
         """
-        return [self._completion(sample) for sample in self._engine.greedy(self._prompts(problems))]
+        prompts = self._prompts(problems)
+        return [self._completion(sample) for sample in self._engine.greedy(prompts)]
 
     def sample(self, problems: Sequence[Problem], group_size: int, seed: int) -> list[list[Completion]]:
         """So many completions of each prompt, as the config says they are sampled. Raises UserError as `complete` does."""
-        groups = self._engine.sample(self._prompts(problems), [seed + 1000 * n for n in range(len(problems))], group_size)
+        prompts = self._prompts(problems)
+        groups = self._engine.sample(prompts, [seed + 1000 * n for n in range(len(problems))], group_size)
         return [[self._completion(sample) for sample in samples] for samples in groups]
 
     def _completion(self, sample: Sample) -> Completion:
