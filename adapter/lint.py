@@ -49,8 +49,8 @@ class BaseReport:
         of, limit = self.questions * GROUP, config.rollout.max_new_tokens
         found = []
         if self.too_long:
-            found.append(f"{self.too_long} prompts do not fit the model with rollout.max_new_tokens = {limit}; shorten them, "
-                         "or take a base with more positions")
+            found.append(f"{self.too_long} prompts do not fit the model with rollout.max_new_tokens = {limit}; shorten "
+                         "them, or take a base with more positions")
         if self.truncated > CUT_OFF:
             found.append(f"{self.truncated:.0%} of the completions are cut off at rollout.max_new_tokens = {limit}; allow "
                          "more")
