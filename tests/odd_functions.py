@@ -54,8 +54,9 @@ def does(row, answer):
         case "fork": os.fork()
         case "fork and raise":
             if os.fork() == 0: raise ValueError("in the child")
+        case "reap": os.waitpid(-1, 0)  # raises where there was no child, hangs where it lives
         case "cd": os.chdir("/")
-        case "alarm": signal.alarm(1)
+        case "alarm": signal.setitimer(signal.ITIMER_REAL, 0.2)
         case "close": sys.stdout.close(); sys.stderr = None
         case "torch": return "torch" not in sys.modules and "vllm" not in sys.modules and "pydantic" not in sys.modules
         case "where": return os.getcwd() == row["cwd"]

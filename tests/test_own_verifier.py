@@ -78,6 +78,12 @@ def test_a_bug_stops_the_run_with_its_sample(file, what, words):
     assert verifier.right(row(), "half") == 0.5  # and the pool goes on
 
 
+@pytest.mark.parametrize(("what", "then"), [("fork", "reap"), ("alarm", "slow")])
+def test_what_a_function_leaves_behind_does_not_strike_the_next_call(file, what, then):
+    verifier = own(file, seconds=60.0, processes=1)
+    assert [verifier.right(row(), answer) for answer in (what, then)] == [1.0, 1.0]
+
+
 def test_the_sample_has_the_traceback_and_what_was_printed(file):
     with pytest.raises(VerifierError) as caught:
         own(file).right(row(), "raise")
