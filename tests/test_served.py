@@ -7,25 +7,15 @@ from dataclasses import replace
 
 import pytest
 
-<<<<<<< HEAD
-from adapter.rows import Splits
-from adapter.task import asked
-=======
 from adapter.api.collect import CollectingUpstream
 from adapter.api.openai import OpenAIUpstream
 from adapter.api.replies import CUT_OFF
->>>>>>> w20p
+from adapter.rows import Splits
 from examples.served_client import ServedAdapter
 from grpo.types import UserError
 from symbols.expression import GREEK
 from symbols.generate import Range
-<<<<<<< HEAD
-from symbols.rows import draw
-from tests.claude import rows
-=======
-from symbols.simulated import SimulatedUpstream
 from tests.claude import questions, rows
->>>>>>> w20p
 from tests.conftest import ROOT
 from tests.symbol_rows import build
 
@@ -42,14 +32,9 @@ def local(request, vllm_server, claude, monkeypatch) -> CollectingUpstream:
     return OpenAIUpstream("openai", store=claude.store, prompt=claude.prompt, agreed=True, url=vllm_server, **common)
 
 
-<<<<<<< HEAD
-def test_a_data_set_is_collected_from_a_real_server(local):
-    splits = asked(draw(0, Splits(100, 50, 50), Range((1, 99), (2, 4), 999), GREEK), local)
-=======
 def test_answers_are_collected_from_a_real_server(local):
     asked = questions(100)
     found = local.answers(asked)
->>>>>>> w20p
     stored = rows(local)
     assert len(stored) == len({row["key"] for row in stored}) == 100
     assert all(row["usage"]["input_tokens"] > 20 and row["usage"]["output_tokens"] > 0 for row in stored)
@@ -57,11 +42,7 @@ def test_answers_are_collected_from_a_real_server(local):
     assert any(answer.text.strip() for answer in found)
     assert {answer.model for answer in found} == {"models/tiny"}
     before = local.store.read_bytes()
-<<<<<<< HEAD
-    assert splits == asked(draw(0, Splits(100, 50, 50), Range((1, 99), (2, 4), 999), GREEK), local)
-=======
     assert local.answers(asked) == found
->>>>>>> w20p
     assert local.store.read_bytes() == before
 
 
@@ -78,11 +59,7 @@ def test_parameters_and_the_longest_answer_are_obeyed(local):
 
 def test_a_model_it_does_not_serve_is_one_line(local):
     with pytest.raises(UserError, match="NotFoundError 404"):
-<<<<<<< HEAD
-        asked(draw(0, Splits(10, 5, 10), Range((1, 99), (2, 2), 999), GREEK), replace(local, model="claude-haiku-4-5"))
-=======
         replace(local, model="claude-haiku-4-5").answers(questions(25))
->>>>>>> w20p
 
 
 def test_the_served_adapter_answers_as_the_chain_does(vllm_server, toy, tmp_path):
