@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grpo.chat import Chat
+from grpo.chat import Chat, encode
 from grpo.guards.best import Best, Last
 from grpo.policy import Policy
-from grpo.trainer import encode
 from grpo.types import Problem, UserError
 from symbols.task import SymbolTask
 from tests.conftest import ROOT, tiny_config, tiny_policy
