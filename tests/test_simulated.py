@@ -118,7 +118,8 @@ def draws(value: object, count: int = 400) -> set[str]:
     ("2024-05-31", {'"2024-05-30"', '"2024-06-01"', '"2023-05-31"', '"2025-05-31"'}),  # no 31st of April or June
     ("2024-02-29", {'"2024-02-28"', '"2024-03-01"', '"2024-01-29"', '"2024-03-29"'}),  # no 29th in 2023 or 2025
     ("9999-12-31", {'"9999-12-30"', '"9998-12-31"'}),
-    ("ab", {'"ba"', '"a"', '"b"', '"aab"', '"abb"', '"bb"', '"ac"'}), ("z", {'"zz"', '"a"'}), ("?", {'"?x"'})], ids=str)
+    ("ab", {'"ba"', '"a"', '"b"', '"aab"', '"abb"', '"bb"', '"ac"'}), ("z", {'"zz"', '"a"'}), ("?", {'"?x"'})],
+    ids=lambda value: "near" if isinstance(value, set) else str(value))  # a set has another order in each process
 def test_near_misses_by_hand(value, near):
     found = draws(value)
     assert found <= near
