@@ -1,6 +1,7 @@
 """Shared pieces: the tiny policy, small configs, and the plain padded pass that the shared-prefix pass must equal."""
 
 import gzip
+import io
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +20,14 @@ import pytest
 import torch
 from filelock import FileLock
 
+import train
 from adapter.claude import ClaudeUpstream
 from examples.smollm2 import weights as smollm2_weights
 from grpo.batch import pad
 from grpo.config import Config, load
 from grpo.policy import Policy
 from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
+from harness import rundir
 from speed.attention import NAME
 from tests.claude import KEY
 from tests.messages_server import MessagesServer
@@ -94,6 +98,19 @@ def run_train(*arguments: str) -> subprocess.CompletedProcess:
     """`python train.py ...` as a user would run it."""
     return subprocess.run([sys.executable, "train.py", *arguments], cwd=ROOT, capture_output=True, text=True,
                           timeout=LONG, check=False)
+
+
+def train_here(*arguments: str) -> subprocess.CompletedProcess:
+    """The same in this process, which has read torch and vLLM already: that is half of a short run's time.
+
+    For runs that end well, or are refused before vLLM starts: an engine of this process that nobody ends stays.
+    """
+    out, err, held = io.StringIO(), io.StringIO(), {*rundir._held}
+    with chdir(ROOT), redirect_stdout(out), redirect_stderr(err):
+        code = train.main([*arguments])
+    for folder in rundir._held.keys() - held:  # as the end of a process gives its lock back
+        rundir._held.pop(folder).close()
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
 
 def lines(path: Path) -> list[dict]:
