@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import train
 from grpo.config import Config, load
 from harness.schema import validated
-from tests.conftest import ROOT, TINY, tiny_config
+from tests.conftest import ROOT, TINY, tiny_config, train_here
 
 
 @pytest.fixture
@@ -82,8 +82,7 @@ def test_files_that_are_no_configs(complaint, tmp_path):
 
 
 def test_a_prompt_longer_than_the_model(tmp_path):
-    done = subprocess.run([sys.executable, "train.py", str(TINY), f"run.dir={tmp_path}/run", "rollout.max_new_tokens=900"],
-                          cwd=ROOT, capture_output=True, text=True, check=False)
+    done = train_here(str(TINY), f"run.dir={tmp_path}/run", "rollout.max_new_tokens=900")
     assert done.returncode == 2
     complaint = done.stderr.strip().splitlines()[-1]
     assert "rollout.max_new_tokens = 900" in complaint
