@@ -21,6 +21,7 @@ from symbols.generate import Range
 from tests.test_outcomes import row
 
 TINY = Range((1, 99), (2, 4), 999)
+LONG = ("", "9", ""), ("0.", "3", ""), ("1/", "0", "7"), ("2/", "3", "")  # 40 more digits are a number, 41 none
 
 
 def symbol_task(**settings) -> SymbolTask:
@@ -47,7 +48,10 @@ def symbol_task(**settings) -> SymbolTask:
     (r"\boxed{٣}", Unparsed("no number")),  # unicode digits are no answer
     (r"\boxed{__import__('os')}", Unparsed("no number")),
     (r"\boxed{1/0}", Unparsed("no number")),
-    (r"\boxed{1/007}", Override(Fraction(1, 7))),
+    (r"\boxed{1/007}", Override(Fraction(1, 7))), (r"\boxed{+5}", Override(Fraction(5))),
+    (r"\boxed{correct}", Unparsed("no number")),
+    *((rf"\boxed{{{start}{more * 40}{end}}}", Override(Fraction(f"{start}{more * 40}{end}"))) for start, more, end in LONG),
+    *((rf"\boxed{{{start}{more * 41}{end}}}", Unparsed("no number")) for start, more, end in LONG),
     (r"\boxed{1/" + "0" * 5000 + "1}", Unparsed("no number")),  # Python refuses to read so long a number
     (r"\boxed{1e9}", Unparsed("no number")),
     ("", Unparsed("no box")),

@@ -1,6 +1,7 @@
 """Every way a run can end: what is finished is saved, the first error is the one that is told, and the exit code fits."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from grpo.update import Updater
 from harness import checkpoint, signals
 from harness.parity import SyncError
 from harness.streams import Lasting
-from tests.conftest import ROOT, TOY, group_of, lines, run_train, sampled_by, tiny_config, tiny_policy
+from tests.conftest import ROOT, TOY, group_of, lines, randomize, run_train, sampled_by, tiny_config, tiny_policy, train_here
 
 SMALL = (*TOY, "run.steps=6", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
          "task.test=8", "task.validation=8", "eval.every=100", "checkpoint.every=100")
@@ -45,7 +46,7 @@ def test_a_verifier_that_trips_costs_its_own_step(tmp_path, trips, says, traceba
     assert saved(tmp_path / "run") == [3]
     if not traceback:
         return
-    done = run_train(*SMALL, f"run.dir={tmp_path}/run", target, "--resume", "--allow-change=task.trips")
+    done = train_here(*SMALL, f"run.dir={tmp_path}/run", target, "--resume", "--allow-change=task.trips")
     assert done.returncode == 0, done.stderr[-3000:]
     assert [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
@@ -138,6 +139,31 @@ def test_the_policy_is_a_steps_until_the_optimizer_moves(monkeypatch):
     with pytest.raises(StopIteration):
         updater.step(1, groups, torch.tensor([[1.0, -1.0]]))
     assert updater.ahead
+
+
+def test_a_batch_of_another_policy_is_not_trained_on():
+    policy = tiny_policy(tiny_config())
+    randomize(policy, 0.02)
+    groups = sampled_by(policy, [group_of([5, 9, 33], [[40, 41, 2], [43, 2]])])
+    randomize(policy, 0.05, seed=1)
+    before = {name: p.detach().clone() for name, p in policy.parameters.items()}
+    updater = Updater(policy, tiny_config())
+    with pytest.raises(SyncError, match="log-probs differ from the trainer's"):
+        updater.step(1, groups, torch.tensor([[1.0, -1.0]]))
+    assert all(torch.equal(p, before[name]) for name, p in policy.parameters.items())
+    assert not updater.ahead
+
+
+def test_a_gradient_is_cut_to_its_largest_norm_and_recorded_as_it_was(monkeypatch):
+    policy, moved = tiny_policy(tiny_config()), []
+    updater = Updater(policy, tiny_config("optim.max_grad_norm=0.01"))
+    monkeypatch.setattr(updater.optimizer, "step", lambda: moved.extend(
+        p.grad.norm().item() for p in policy.parameters.values()))
+    groups = sampled_by(policy, [group_of([5, 9, 33], [[40, 41, 2], [43, 2]])])
+    metrics, _ = updater.step(1, groups, torch.tensor([[1.0, -1.0]]))
+    assert math.hypot(*moved) == pytest.approx(0.01, rel=1e-3)
+    assert metrics["policy/grad_norm"] > 0.02
+    assert math.hypot(*(n.item() for n in updater.gradient_norms.values())) == pytest.approx(metrics["policy/grad_norm"])
 
 
 # ---- streams
