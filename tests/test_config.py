@@ -37,6 +37,9 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("run.steps=-1", ["run.steps = -1", "greater than or equal to 1", "such as run.steps=100"]),
     ("run.steps=many", ["run.steps = 'many'", "integer"]),
     ("run.steps=1.5", ["run.steps = 1.5", "integer"]),
+    ("run.steps=5.0", ["run.steps = 5.0", "integer"]),  # nothing is converted
+    ("run.steps=true", ["run.steps = True", "integer"]),
+    ("optim.lr='1e-3'", ["optim.lr = '1e-3'", "number"]),
     ("run.stepz=5", ["run.stepz", "unknown key", "did you mean steps?"]),
     ("runn.steps=5", ["runn", "unknown key", "did you mean run?"]),
     ("lora.alpha=24", ["lora.alpha = 24", "power of two", "with rank 16 try 16 or 32"]),

@@ -7,17 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 import grpo.trainer
 from grpo.trainer import Trainer
-from grpo.types import NonFiniteError, UserError
+from grpo.types import Completion, NonFiniteError, Sample, Score, UserError
 from grpo.update import Updater
 from harness import checkpoint, signals
+from harness.kept import keep_or_say_why, read_kept
 from harness.parity import SyncError
 from harness.streams import Lasting
 from tests.conftest import ROOT, TOY, group_of, lines, randomize, run_train, sampled_by, tiny_config, tiny_policy, train_here
@@ -164,6 +167,29 @@ def test_a_gradient_is_cut_to_its_largest_norm_and_recorded_as_it_was(monkeypatc
     assert math.hypot(*moved) == pytest.approx(0.01, rel=1e-3)
     assert metrics["policy/grad_norm"] > 0.02
     assert math.hypot(*(n.item() for n in updater.gradient_norms.values())) == pytest.approx(metrics["policy/grad_norm"])
+
+
+def test_a_kept_step_is_read_as_it_was(fp32_policy, tmp_path):
+    updater, group = Updater(fp32_policy, tiny_config("run.seed=7")), group_of([5, 9], [[40, 2], [41, 42]])
+    group = replace(group, completions=(group.completions[0], Completion(
+        Sample((41, 42), (-0.5, -0.25), "length"), "cut", Score(0.5))))
+    updater.recompute(2)  # as the dry step found to fit
+    updater.noise, updater.logp_old = 0.125, {(0, 1): [-1.5, -2.5]}
+    assert "runs it again" in keep_or_say_why(tmp_path, 3, updater, [group], "why", writes=False)
+    assert not list(tmp_path.iterdir())  # another rank's
+    assert "python -m grpo.replay " in keep_or_say_why(tmp_path, 3, updater, [group], "why", writes=True)
+    kept = read_kept(tmp_path / "step-00003.safetensors", ["optim.lr=0.5"])
+    assert (kept.step, kept.reason, kept.noise, kept.logp_old) == (3, "why", 0.125, {(0, 1): [-1.5, -2.5]})
+    assert kept.groups == [group]
+    assert (kept.config.run.seed, kept.config.train.recompute_layers, kept.config.optim.lr) == (7, 2, 0.5)
+    updater.recompute(0)
+    (tmp_path / "file").touch()
+    assert keep_or_say_why(tmp_path / "file", 3, updater, [group], "why", writes=True) == (
+        "its batch could not be kept (File exists)")
+    deep = torch.frombuffer(bytearray(b"[" * 100_000), dtype=torch.uint8)
+    (tmp_path / "deep.safetensors").write_bytes(save({"step": deep}))
+    with pytest.raises(UserError, match="no step that a run kept"):
+        read_kept(tmp_path / "deep.safetensors")
 
 
 # ---- streams
