@@ -1,6 +1,7 @@
 """Prompt, answer parser, reward, upstream and data set."""
 
 import hashlib
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from symbols.task import Whole
 from tests.symbol_rows import build, row, symbol_task
 
 TINY = Range((1, 99), (2, 4), 999)
+LONG = ("", "9", ""), ("0.", "3", ""), ("1/", "0", "7"), ("2/", "3", "")  # 40 more digits are a number, 41 none
 
 
 def parse_answer(text: str) -> Answer:
@@ -44,7 +46,11 @@ def parse_answer(text: str) -> Answer:
     (r"\boxed{٣}", Unparsed("no answer of this kind")),  # unicode digits are no answer
     (r"\boxed{__import__('os')}", Unparsed("no answer of this kind")),
     (r"\boxed{1/0}", Unparsed("no answer of this kind")),
-    (r"\boxed{1/007}", Override("1/7")),
+    (r"\boxed{1/007}", Override("1/7")), (r"\boxed{+5}", Override("5")),
+    (r"\boxed{correct}", Unparsed("no answer of this kind")),
+    *((rf"\boxed{{{start}{more * 40}{end}}}", Override(str(Fraction(f"{start}{more * 40}{end}"))))
+      for start, more, end in LONG),
+    *((rf"\boxed{{{start}{more * 41}{end}}}", Unparsed("no answer of this kind")) for start, more, end in LONG),
     (r"\boxed{1/" + "0" * 5000 + "1}", Unparsed("no answer of this kind")),  # Python refuses to read so long a number
     (r"\boxed{1e9}", Unparsed("no answer of this kind")),
     ("", Unparsed("no box")),

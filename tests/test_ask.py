@@ -26,11 +26,6 @@ EXPRESSIONS = ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 - 4", "6 * 7"
 READ = partial(read_question, SymbolTask.make_corrector(Settings()))
 
 
-def ask(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "adapter.ask", *arguments], cwd=ROOT, capture_output=True, text=True,
-                          check=False)
-
-
 def test_stdin_is_answered_in_order_as_it_comes(toy):
     command = [sys.executable, "-m", "adapter.ask", "--file", "-", "--run", str(toy[0]), "--json"]
     process = subprocess.Popen(command, cwd=ROOT, text=True, **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE))
@@ -50,10 +45,10 @@ def test_stdin_is_answered_in_order_as_it_comes(toy):
     assert errors.splitlines()[-1].startswith("error: stdin: line 10: '3 % 4': expected one of")
 
 
-def test_an_answer_that_is_missing_shows_in_the_exit_code(toy):
-    done = ask("98 γ 97", "--run", str(toy[0]))  # beyond what the embedded base computes
-    assert done.returncode == 1, done.stderr
-    line = done.stdout.splitlines()[-1]
+def test_an_answer_that_is_missing_shows_in_the_exit_code(toy, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert command.main(["98 γ 97", "--run", str(toy[0])]) == 1  # beyond what the embedded base computes
+    line = capsys.readouterr().out.splitlines()[-1]
     assert line.startswith("98 γ 97  |  simulated API: ")
     assert line.endswith("|  answer: none")
 
@@ -154,12 +149,14 @@ def place(argument: str, folder: Path, tmp_path: Path) -> str:
     return str(copy)
 
 
-def test_the_step_is_said_once_and_apart_from_the_answers(toy, tmp_path):
+def test_the_step_is_said_once_and_apart_from_the_answers(toy, tmp_path, monkeypatch, capsys):
     (tmp_path / "file.txt").write_text("6 θ 7\n" * (MOST_AT_ONCE + 1))
-    done = ask("--file", str(tmp_path / "file.txt"), "--run", str(toy[0]), "--json")
+    monkeypatch.chdir(ROOT)
+    command.main(["--file", str(tmp_path / "file.txt"), "--run", str(toy[0]), "--json"])
+    out, err = capsys.readouterr()
     kept = json.loads((toy[0] / "evaluation.json").read_text())["kept"]
-    assert done.stderr.count(f"{toy[0]}: the adapter of step {kept} answers\n") == 1
-    assert len([json.loads(line) for line in done.stdout.splitlines()]) == MOST_AT_ONCE + 1
+    assert err.count(f"{toy[0]}: the adapter of step {kept} answers\n") == 1
+    assert len([json.loads(line) for line in out.splitlines()]) == MOST_AT_ONCE + 1
 
 
 def test_a_full_pipe_is_read_in_batches_and_a_trickle_at_once():

@@ -78,6 +78,11 @@ def test_a_checkpoint_keeps_the_best_that_it_knows(run):
     assert run.best() == [4, 8]
 
 
+def test_a_checkpoint_of_the_step_that_was_best_keeps_it(run):
+    offered(run, {0: 0.1, 2: 0.2, 4: 0.3}, 2)
+    assert run.best() == [2, 4]
+
+
 def test_with_keep_last_nothing_is_written(run):
     last = Last(run.folder)
     assert last.restore(4, rows({0: 0.5, 4: 0.25}), run.at(4)) == []
@@ -157,6 +162,14 @@ def test_a_run_that_begins_says_nothing(run):
     best.offer(0, 0.5, run.at(0))
     again = Best(run.folder)  # killed before its first checkpoint
     assert (again.restore(0, rows({0: 0.5}), run.at(0)), again.at) == ([], (0, 0.5))
+
+
+def test_a_later_one_that_was_as_good_is_missed(run):
+    offered(run, {0: 0.1, 2: 0.5, 4: 0.5}, 3)
+    assert run.best() == [2, 4]
+    shutil.rmtree(run.folder / "best" / "step-00004")
+    (said,) = Best(run.folder).restore(5, rows({0: 0.1, 2: 0.5, 4: 0.5}), run.at(5))
+    assert "step-00004 is missing" in said
 
 
 # ---- the task

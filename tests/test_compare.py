@@ -17,7 +17,7 @@ from grpo.report.records import read_rollout
 from grpo.report.tokens import step_tokens
 from grpo.types import UserError
 from grpo.update import Updater
-from tests.conftest import TOY, lines, run_train
+from tests.conftest import TOY, lines, train_here
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +30,9 @@ def run(toy, tmp_path_factory):
 def varied(tmp_path_factory):
     """Refills, two epochs, KL to the base, mismatch correction, overlong penalty: a real run, with every checkpoint."""
     folder = tmp_path_factory.mktemp("varied") / "run"
-    done = run_train(*TOY, "algorithm=dapo", "algorithm.epochs=2", "algorithm.beta=0.02", "algorithm.kl=unbiased",
-                     "algorithm.correction=masked", f"run.dir={folder}", "run.steps=3", "eval.every=9", "optim.warmup=0",
-                     "checkpoint.every=1", "checkpoint.keep=3")
+    done = train_here(*TOY, "algorithm=dapo", "algorithm.epochs=2", "algorithm.beta=0.02", "algorithm.kl=unbiased",
+                      "algorithm.correction=masked", f"run.dir={folder}", "run.steps=3", "eval.every=9", "optim.warmup=0",
+                      "checkpoint.every=1", "checkpoint.keep=3")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

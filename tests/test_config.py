@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 import train
 from grpo.config import Config, load
 from grpo.run.schema import validated
-from tests.conftest import ROOT, TINY, tiny_config
+from tests.conftest import ROOT, TINY, tiny_config, train_here
 
 
 @pytest.fixture
@@ -37,6 +37,9 @@ def complaint(capsys, tmp_path, monkeypatch):
     ("run.steps=-1", ["run.steps = -1", "greater than or equal to 1", "such as run.steps=100"]),
     ("run.steps=many", ["run.steps = 'many'", "integer"]),
     ("run.steps=1.5", ["run.steps = 1.5", "integer"]),
+    ("run.steps=5.0", ["run.steps = 5.0", "integer"]),  # nothing is converted
+    ("run.steps=true", ["run.steps = True", "integer"]),
+    ("optim.lr='1e-3'", ["optim.lr = '1e-3'", "number"]),
     ("run.stepz=5", ["run.stepz", "unknown key", "did you mean steps?"]),
     ("runn.steps=5", ["runn", "unknown key", "did you mean run?"]),
     ("lora.alpha=24", ["lora.alpha = 24", "power of two", "with rank 16 try 16 or 32"]),
@@ -82,8 +85,7 @@ def test_files_that_are_no_configs(complaint, tmp_path):
 
 
 def test_a_prompt_longer_than_the_model(tmp_path):
-    done = subprocess.run([sys.executable, "train.py", str(TINY), f"run.dir={tmp_path}/run", "rollout.max_new_tokens=900"],
-                          cwd=ROOT, capture_output=True, text=True, check=False)
+    done = train_here(str(TINY), f"run.dir={tmp_path}/run", "rollout.max_new_tokens=900")
     assert done.returncode == 2
     complaint = done.stderr.strip().splitlines()[-1]
     assert "rollout.max_new_tokens = 900" in complaint

@@ -1,26 +1,30 @@
 """Every way a run can end: what is finished is saved, the first error is the one that is told, and the exit code fits."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import save
 
 import grpo.trainer
 from grpo.guards import checkpoint
+from grpo.guards.kept import keep_or_say_why, read_kept
 from grpo.guards.parity import SyncError
 from grpo.run import signals
 from grpo.run.streams import Lasting
 from grpo.trainer import Trainer
-from grpo.types import NonFiniteError, UserError
+from grpo.types import Completion, NonFiniteError, Sample, Score, UserError
 from grpo.update import Updater
-from tests.conftest import ROOT, TOY, group_of, lines, run_train, sampled_by, tiny_config, tiny_policy
+from tests.conftest import ROOT, TOY, group_of, lines, randomize, run_train, sampled_by, tiny_config, tiny_policy, train_here
 
 SMALL = (*TOY, "run.steps=6", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
          "task.test=8", "task.validation=8", "eval.every=100", "checkpoint.every=100")
@@ -46,7 +50,7 @@ def test_a_verifier_that_trips_costs_its_own_step(tmp_path, trips, says, traceba
     assert saved(tmp_path / "run") == [3]
     if not traceback:
         return
-    done = run_train(*SMALL, f"run.dir={tmp_path}/run", target, "--resume", "--allow-change=task.trips")
+    done = train_here(*SMALL, f"run.dir={tmp_path}/run", target, "--resume", "--allow-change=task.trips")
     assert done.returncode == 0, done.stderr[-3000:]
     assert [m["step"] for m in lines(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
 
@@ -139,6 +143,54 @@ def test_the_policy_is_a_steps_until_the_optimizer_moves(monkeypatch):
     with pytest.raises(StopIteration):
         updater.step(1, groups, torch.tensor([[1.0, -1.0]]))
     assert updater.ahead
+
+
+def test_a_batch_of_another_policy_is_not_trained_on():
+    policy = tiny_policy(tiny_config())
+    randomize(policy, 0.02)
+    groups = sampled_by(policy, [group_of([5, 9, 33], [[40, 41, 2], [43, 2]])])
+    randomize(policy, 0.05, seed=1)
+    before = {name: p.detach().clone() for name, p in policy.parameters.items()}
+    updater = Updater(policy, tiny_config())
+    with pytest.raises(SyncError, match="log-probs differ from the trainer's"):
+        updater.step(1, groups, torch.tensor([[1.0, -1.0]]))
+    assert all(torch.equal(p, before[name]) for name, p in policy.parameters.items())
+    assert not updater.ahead
+
+
+def test_a_gradient_is_cut_to_its_largest_norm_and_recorded_as_it_was(monkeypatch):
+    policy, moved = tiny_policy(tiny_config()), []
+    updater = Updater(policy, tiny_config("optim.max_grad_norm=0.01"))
+    monkeypatch.setattr(updater.optimizer, "step", lambda: moved.extend(
+        p.grad.norm().item() for p in policy.parameters.values()))
+    groups = sampled_by(policy, [group_of([5, 9, 33], [[40, 41, 2], [43, 2]])])
+    metrics, _ = updater.step(1, groups, torch.tensor([[1.0, -1.0]]))
+    assert math.hypot(*moved) == pytest.approx(0.01, rel=1e-3)
+    assert metrics["policy/grad_norm"] > 0.02
+    assert math.hypot(*(n.item() for n in updater.gradient_norms.values())) == pytest.approx(metrics["policy/grad_norm"])
+
+
+def test_a_kept_step_is_read_as_it_was(fp32_policy, tmp_path):
+    updater, group = Updater(fp32_policy, tiny_config("run.seed=7")), group_of([5, 9], [[40, 2], [41, 42]])
+    group = replace(group, completions=(group.completions[0], Completion(
+        Sample((41, 42), (-0.5, -0.25), "length"), "cut", Score(0.5))))
+    updater.recompute(2)  # as the dry step found to fit
+    updater.noise, updater.logp_old = 0.125, {(0, 1): [-1.5, -2.5]}
+    assert "runs it again" in keep_or_say_why(tmp_path, 3, updater, [group], "why", writes=False)
+    assert not list(tmp_path.iterdir())  # another rank's
+    assert "python -m grpo.replay " in keep_or_say_why(tmp_path, 3, updater, [group], "why", writes=True)
+    kept = read_kept(tmp_path / "step-00003.safetensors", ["optim.lr=0.5"])
+    assert (kept.step, kept.reason, kept.noise, kept.logp_old) == (3, "why", 0.125, {(0, 1): [-1.5, -2.5]})
+    assert kept.groups == [group]
+    assert (kept.config.run.seed, kept.config.train.recompute_layers, kept.config.optim.lr) == (7, 2, 0.5)
+    updater.recompute(0)
+    (tmp_path / "file").touch()
+    assert keep_or_say_why(tmp_path / "file", 3, updater, [group], "why", writes=True) == (
+        "its batch could not be kept (File exists)")
+    deep = torch.frombuffer(bytearray(b"[" * 100_000), dtype=torch.uint8)
+    (tmp_path / "deep.safetensors").write_bytes(save({"step": deep}))
+    with pytest.raises(UserError, match="no step that a run kept"):
+        read_kept(tmp_path / "deep.safetensors")
 
 
 # ---- streams

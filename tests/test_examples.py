@@ -10,7 +10,7 @@ from examples import iso_base
 from examples.iso_dates import DAYS, IsoDates, accuracy
 from grpo.run.tasks import load_class
 from grpo.types import Problem, UserError
-from tests.conftest import ROOT, run_train
+from tests.conftest import ROOT, run_train, train_here
 
 CONFIG = "examples/iso_dates.yaml"
 
@@ -28,8 +28,8 @@ def base(tmp_path_factory) -> str:
 
 
 def test_it_learns_which_order_is_meant(base, tmp_path):
-    done = run_train(CONFIG, f"model.path={base}", f"run.dir={tmp_path}/run", "run.steps=12", "eval.every=12",
-                     "task.test=100", "task.validation=50")
+    done = train_here(CONFIG, f"model.path={base}", f"run.dir={tmp_path}/run", "run.steps=12", "eval.every=12",
+                      "task.test=100", "task.validation=50")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rewards = [m["reward/digits"] for m in metrics if "reward/digits" in m]

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save
 
 from grpo import replay
 from grpo.guards import checkpoint
-from tests.conftest import LONG, ROOT, TOY, lines, run_train
+from tests.conftest import LONG, ROOT, TOY, lines, run_train, train_here
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20
 STEPS = 36 if KILLS <= 3 else 54
@@ -45,6 +45,13 @@ def start(folder: Path, log: Path, *more: str) -> subprocess.Popen:
     with log.open("ab") as output:
         return subprocess.Popen([sys.executable, "train.py", *SMALL, f"run.dir={folder}", *more, *resume], cwd=ROOT,
                                 stdout=output, stderr=output)
+
+
+def ended(folder: Path, *more: str) -> str:
+    """Train, in this process, from the newest checkpoint to the end. What it said."""
+    done = train_here(*SMALL, f"run.dir={folder}", *more, "--resume")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def steps_done(folder: Path) -> int:
@@ -132,9 +139,7 @@ def kept_weights(folder: Path) -> bytes:
 
 def test_a_run_that_falls_apart_ends_as_good_as_it_was(tmp_path):
     """The learning rate rises until nothing is left. What is measured at the end is the LoRA that was kept."""
-    folder, log = tmp_path / "run", tmp_path / "log"
-    more = ("run.seed=1", "optim.lr=1.5e-2", "optim.warmup=1", f"eval.test_every={STEPS}")
-    assert start(folder, log, *more).wait() == 0, log.read_text()[-3000:]
+    ended(folder := tmp_path / "run", "run.seed=1", "optim.lr=1.5e-2", "optim.warmup=1", f"eval.test_every={STEPS}")
     first, kept, last = evaluation(folder)["steps"]
     assert (first["step"], kept["step"], last["step"]) == (0, evaluation(folder)["kept"], STEPS)
     assert last["overall"] < 0.3 < first["overall"] < kept["overall"]
@@ -146,10 +151,10 @@ def test_stopped_in_its_last_evaluation_it_finishes_it(undisturbed, tmp_path):
     shutil.rmtree(folder / "adapter")
     kept = (found := evaluation(folder)).pop("kept")
     (folder / "evaluation.json").write_text(json.dumps(found | {"steps": [r for r in found["steps"] if r["step"] != kept]}))
-    assert start(folder, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-3000:]
+    said = ended(folder)
     equal(folder, undisturbed)
-    assert f"step {kept}: test custom " in (tmp_path / "log").read_text()
-    assert "validation custom" not in (tmp_path / "log").read_text()  # nothing that was measured is measured again
+    assert f"step {kept}: test custom " in said
+    assert "validation custom" not in said  # nothing that was measured is measured again
 
 
 def test_a_best_lora_that_is_damaged_is_not_kept(undisturbed, tmp_path):
@@ -159,8 +164,7 @@ def test_a_best_lora_that_is_damaged_is_not_kept(undisturbed, tmp_path):
     with (folder / "best" / f"step-{kept:05d}" / "adapter_model.safetensors").open("r+b") as file:
         file.seek(-100, 2)
         file.write(b"\xff" * 50)
-    assert start(folder, tmp_path / "log").wait() == 0, (tmp_path / "log").read_text()[-3000:]
-    said = (tmp_path / "log").read_text()
+    said = ended(folder)
     assert (f"best: step-{kept:05d}: adapter_model.safetensors is damaged; it is now in "
             f"damaged-step-{kept:05d}.1; the best LoRA is chosen among steps from") in said
     assert f"; step {STEPS} is kept" in said
@@ -170,17 +174,16 @@ def test_a_best_lora_that_is_damaged_is_not_kept(undisturbed, tmp_path):
 
 
 def test_the_last_is_kept_by_who_asks_for_it_and_the_best_again(undisturbed, tmp_path):
-    folder, log = shutil.copytree(undisturbed, tmp_path / "run"), tmp_path / "log"
+    folder = shutil.copytree(undisturbed, tmp_path / "run")
     before = sorted(folder.glob("best/*/*"))
-    assert start(folder, log, "eval.keep=last").wait() == 0, log.read_text()[-3000:]
+    ended(folder, "eval.keep=last")
     assert evaluation(folder)["kept"] == STEPS
     assert [row["step"] for row in evaluation(folder)["steps"]] == [0, evaluation(undisturbed)["kept"], STEPS]
     assert kept_weights(folder) == (folder / "checkpoints" / f"step-{STEPS:05d}" / "adapter_model.safetensors").read_bytes()
     assert sorted(folder.glob("best/*/*")) == before
-    assert start(folder, log).wait() == 0, log.read_text()[-3000:]
+    ended(folder)
     assert [row["step"] for row in evaluation(folder)["steps"]] == [0, evaluation(undisturbed)["kept"], STEPS]
-    assert evaluation(folder)["kept"] == evaluation(undisturbed)["kept"]
-    assert kept_weights(folder) == kept_weights(undisturbed)
+    assert (evaluation(folder)["kept"], kept_weights(folder)) == (evaluation(undisturbed)["kept"], kept_weights(undisturbed))
 
 
 def test_a_signal_while_it_starts_is_obeyed(tmp_path):
@@ -198,7 +201,7 @@ def test_memory_does_not_grow(undisturbed):
     assert resident[-1] - resident[3] < 0.05 * resident[3], resident
 
 
-def test_what_is_not_finite_is_not_trained_on_and_can_be_run_again(tmp_path):
+def test_what_is_not_finite_is_not_trained_on_and_can_be_run_again(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
     done = run_train(*SMALL[:1], f"run.dir={folder}", "run.steps=2", "rollout.group_size=8", "rollout.max_new_tokens=16",
                      "task={target: tests.tasks.overflow_task:OverflowTask}")
@@ -208,10 +211,9 @@ def test_what_is_not_finite_is_not_trained_on_and_can_be_run_again(tmp_path):
     assert "the optimizer did not move" in line
     assert not lines(folder / "metrics.jsonl")
     assert not (folder / "checkpoints").exists()
-    again = subprocess.run([sys.executable, "-m", "grpo.replay", re.search(r"\S+\.safetensors", line)[0]], cwd=ROOT,
-                           capture_output=True, text=True, check=False)
-    assert again.returncode == 1, again.stderr[-3000:]
-    assert "it stops here too: loss nan" in again.stdout
+    monkeypatch.chdir(ROOT)
+    assert replay.main([re.search(r"\S+\.safetensors", line)[0]]) == 1
+    assert "it stops here too: loss nan" in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_kept_step(tmp_path, capsys):
@@ -240,10 +242,9 @@ def test_a_full_disk_and_a_read_only_one_are_one_line_and_cost_no_checkpoint(und
                            "mount -o remount,ro $DISK", f"{train} --resume", "echo code $?")
     assert done.stdout.count("code 2") == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
-    errors = [line for line in done.stderr.splitlines() if line.startswith("error:")]
-    assert "cannot be written (No space left on device); checkpoints there are whole; make room" in errors[0]
-    assert "a place to write (run.dir: " in errors[1]
-    assert len(errors) == 2
+    full, read_only = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+    assert "cannot be written (No space left on device); checkpoints there are whole; make room" in full
+    assert "a place to write (run.dir: " in read_only
     kept = tmp_path / "kept"
     assert not list(kept.rglob("*.part"))
     equal(kept, undisturbed, until=newest_step(kept))

@@ -10,7 +10,7 @@ from grpo.advantage import ADVANTAGES
 from grpo.guards.giving_up import GivingUp, NoSignalError
 from grpo.run.startup import Startup
 from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score
-from tests.conftest import run_train
+from tests.conftest import run_train, train_here
 
 PROMPT = Prompt(Problem("1 + 1", "sum", ()), (1,), "")
 
@@ -50,6 +50,7 @@ def test_a_run_that_has_learned_is_stopped_only_where_all_is_wrong():
     assert steps_until_it_stops([[WRONG, WRONG]] * 9, trained=True) == 3  # it has collapsed
     assert steps_until_it_stops([[MIXED, RIGHT]] + [[RIGHT, WRONG]] * 9) is None  # the same, seen by itself
     assert steps_until_it_stops([[RIGHT, RIGHT]] * 9) is None  # nothing is left to learn
+    assert steps_until_it_stops([[group(0.25, 0.25)]] * 9) is None  # wrong is what gets nothing
 
 
 def test_a_penalty_on_length_is_a_signal_too():
@@ -87,7 +88,7 @@ def test_a_run_that_cannot_start_stops_and_can_be_resumed(tmp_path):
     assert "Traceback" not in done.stderr
     assert "100% were cut off" in done.stderr
     before = (tmp_path / "run" / "metrics.jsonl").read_bytes()
-    resumed = run_train(*settings, "run.give_up_after=0", "--resume")
+    resumed = train_here(*settings, "run.give_up_after=0", "--resume")
     assert resumed.returncode == 0, resumed.stderr[-2000:]
     after = (tmp_path / "run" / "metrics.jsonl").read_bytes()
     assert after.startswith(before)  # it goes on from the step that it stopped at

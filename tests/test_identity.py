@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from datetime import date
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -15,7 +16,8 @@ from pydantic import BaseModel
 from grpo.rollout import sampling_seed
 from grpo.run.identity import Identity, _spelled
 from grpo.types import Problem, Prompt
-from tests.conftest import ROOT
+
+ROOT = Path(__file__).parents[1]  # conftest has it too, and reads transformers and peft: processes that start here need not
 
 
 @dataclass
@@ -79,6 +81,7 @@ def test_what_a_data_set_is():
 
 def test_the_bits_of_a_seed_that_a_cpu_takes():
     """mt19937 takes 32. Those of two prompts' completions do not meet within a step of configs/tiny.yaml's run."""
+
     five, more, six = (torch.rand(9, generator=torch.Generator().manual_seed(seed)) for seed in (5, 5 + 2**32, 6))
     assert torch.equal(five, more)
     assert not torch.equal(five, six)

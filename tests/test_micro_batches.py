@@ -85,6 +85,7 @@ def test_the_slowest_rank_is_near_the_best_of_all_ways(rows, prompt, budget):
 @pytest.mark.parametrize(("lengths", "budget", "tokens"), [
     ([(8000, [128] * 64)], 16384, {1: 16192, 2: 12096, 8: 9024}),  # 8000 + 8192, + 4096, + 1024
     ([(8000, [256] * 64)] * 12, 32768, {8: 40576}),  # a group and a half: 2 x 8000 + 16384 + 8192
+    ([(20, [5, 2]), (20, [2]), (1, [4])], 1000, {2: 27}),  # 20 + 7; 20 + 2 and 1 + 4: what is dear to cut comes first
     ([(300, [50] * 63 + [4000])], 4096, {1: 4300 + 300 + 63 * 50}),  # one that is too long costs the others nothing
     ([(300, [128] * 64)] * 16, 4608, {1: 16 * (2 * 300 + 64 * 128), 8: 2 * (2 * 300 + 64 * 128)})])
 def test_the_slowest_rank_by_hand(lengths, budget, tokens):
@@ -100,6 +101,7 @@ def test_parts_of_several_groups_share_a_micro_batch():
 @pytest.mark.parametrize(("length", "budget", "said"), [
     (3500, 4096, "train.micro_batch_tokens = 4096: prompts of up to 3500 tokens fill it, and are read up to 32 times each: "
      "training reads up to 6.5 times as many tokens as it must; raise it, as far as memory allows, to 19884 at most"),
+    (3500, 7596, "read up to 4 times each: training reads up to 1.5 times"), (3500, 9132, None),  # three times: 1.35
     (8000, 4096, "read up to 64 times each"), (300, 4096, None), (3500, 19884, None), (3500, 16384, None)])
 def test_prompts_that_fill_the_budget_are_said(length, budget, said):
     config = tiny_config(f"train.micro_batch_tokens={budget}", "rollout.group_size=64", "rollout.max_new_tokens=256")

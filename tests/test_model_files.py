@@ -105,6 +105,13 @@ def test_shards_are_all_there(base):
     assert refusal(base).startswith("model.safetensors.index.json has no weight_map")
 
 
+def test_an_index_without_end_is_not_read(base):
+    (base / "model.safetensors").unlink()
+    (base / "model.safetensors.index.json").touch()
+    os.truncate(base / "model.safetensors.index.json", 64 * 2**20 + 1)  # zeros, which take no room on the disk
+    assert "longer than 67108864 bytes, the most that is read" in refusal(base)
+
+
 def test_a_download_that_was_broken_off(base, monkeypatch):
     """The same of the Hugging Face cache, where a name of the hub stands for a folder."""
     (base / "model.safetensors").unlink()

@@ -124,7 +124,7 @@ def test_failures_that_depend_on_the_problem():
 
 @pytest.mark.parametrize(("text", "readings"), [
     ("γ = × , α = − ; 6 × 5", {"γ": Op.MUL, "α": Op.SUB}),
-    ("γ=*", {"γ": Op.MUL}), ("γ = /", {"γ": Op.DIV}),
+    ("γ=*", {"γ": Op.MUL}), ("γ = x", {"γ": Op.MUL}), ("γ = /", {"γ": Op.DIV}),
     ("γ is multiplication, β is division", {"γ": Op.MUL, "β": Op.DIV}),
     ("γ = ×\n36 × 52", {"γ": Op.MUL}),
     ("36 γ 52 = - 16", {}), ("γ = −16", {}), ("γ = - 16", {}), ("γ is divisible", {}), ("γ = xyz", {}),

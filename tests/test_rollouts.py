@@ -28,6 +28,10 @@ def test_of_which_steps_completions_are_kept(tmp_path):
     assert {step: lines(path) for step, path in rollout_files(tmp_path / "rollouts").items()} == {
         step: [{"step": step}] for step in (1, 5, 9)}
     assert not list((tmp_path / "rollouts").glob("*.part"))
+    for name in ("step-3.jsonl", "step-00003.jsonl.part", f"step-{10**15}.jsonl", "step-00007.jsonl", "step-00002.jsonl"):
+        (tmp_path / "rollouts" / name).touch()
+    (tmp_path / "rollouts" / "step-00003.jsonl").mkdir()
+    assert [*rollout_files(tmp_path / "rollouts")] == [1, 2, 5, 7, 9]  # in order, as a folder's listing need not be
     assert not any(KeptSteps(every=0).has(step) for step in range(1, 10))
 
 
@@ -40,6 +44,8 @@ def test_of_which_steps_completions_are_kept(tmp_path):
     (["rollout.max_new_tokens=2000", "records.rollouts=all"], 1, 28.6, "the completions of all steps, 28.6 GiB at most"),
     (["records.rollouts=7"], 7, 0.524, "steps 1, 8, 15, ..."),
     (["records.rollouts=none"], 0, 0, "no completions are kept"),
+    # 4 GiB a step: of three, every second one is two
+    (["rollout.max_new_tokens=279620", "run.steps=3"], 5, 4.0, "steps 1, 6, 11"),
     (["rollout.max_new_tokens=99999999", "run.steps=3"], 5, 1430, "steps 1, 6, 11")])  # one step is more than there may be
 def test_the_default_keeps_a_long_run_small_and_says_so(keys, every, gib, says):
     kept = KeptSteps.of(load("configs/vague.yaml", keys))

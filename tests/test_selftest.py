@@ -7,9 +7,11 @@ import pytest
 import torch
 
 import grpo.guards.selftest
-from grpo.guards.parity import SyncError, bound, check_parity
+from grpo.guards.parity import SyncError, bound, check_parity, parity_metrics
 from grpo.guards.selftest import MARGIN, check_modules, random_lora
+from grpo.types import Group, Problem, Prompt, TokenLog
 from tests import swap_faults
+from tests.conftest import group_of
 from tests.loop import Loop
 
 
@@ -109,3 +111,28 @@ def test_a_few_tokens_may_hold_one_that_is_far_off_and_many_may_not():
     assert bound(0.04, 1000, torch.bfloat16) == pytest.approx(8 * 0.04 + 0.003)
     assert bound(0.001, 2, torch.bfloat16) == pytest.approx(0.15 + 1.5)
     assert bound(1e-6, 1000, torch.float32) == pytest.approx(1e-4 + 5e-5)
+
+
+def test_the_metrics_by_hand():
+    gaps = (0.25, -0.5)  # the KL is the mean of exp d - 1 - d: 0.0340 and 0.1065
+    assert parity_metrics([(-1.5 + gap, -1.5) for gap in gaps]) == {
+        "parity/logp_max_abs_diff": 0.5, "parity/logp_mean_abs_diff": 0.375, "parity/kl": pytest.approx(0.0702780, abs=1e-7)}
+    assert set(parity_metrics([]).values()) == {None}
+
+
+@pytest.mark.parametrize("off", [0, 1])
+def test_one_prompt_that_is_off_stops_it_and_rounding_does_not(off):
+    """Of two prompts with 100 tokens in float32: 1e-4 + 0.05 / 100 is rounding. One is off by as much above as below."""
+    groups = [Group(Prompt(Problem(name, "custom", ()), (5,), ""), group_of([5], [[7] * 100]).completions) for name in "ab"]
+
+    def check(gap: float, noise: float = 0.0) -> float:
+        logs = {(p, 0): TokenLog([gap if t % 2 else -gap for t in range(100)] if p == off else [0.0] * 100, [1.0] * 100)
+                for p in (0, 1)}
+        return check_parity(groups, logs, torch.float32, noise)["parity/logp_mean_abs_diff"]
+
+    assert check(0.00059) == pytest.approx(0.000295)
+    with pytest.raises(SyncError, match=rf"by 0\.00061 nats on average on the completions of '{'ab'[off]}'"):
+        check(0.00061)
+    assert check(0.00129, noise=1e-4) == pytest.approx(0.000645)  # 8 times as much, and the 0.05 / 100
+    with pytest.raises(SyncError, match=r"rounding explains 0\.0013 at most in torch\.float32, and 0\.0001 at the start"):
+        check(0.00131, noise=1e-4)

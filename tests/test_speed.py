@@ -57,6 +57,23 @@ def test_attention_equals_the_masked_one(shape, heads, seed, scores):
         torch.testing.assert_close(got, wanted, atol=1e-12, rtol=1e-12)
 
 
+def test_a_block_holds_so_many_scores_by_hand(monkeypatch):
+    monkeypatch.setattr(attention, "SCORES", 60)
+    blocks = [*attention._blocks([2, 3, 4], [5, 5, 5], 2, causal=False)]  # of two heads; 2 x 2 x 3 x 5 = 60 are held
+    assert blocks == [(0, [2, 3], 0, [5, 5]), (5, [4], 10, [5])]
+    blocks = [*attention._blocks([4, 1], [40, 1], 2, causal=True)]  # not one query's 80: a query at a time
+    assert blocks == [*((at, [1], 0, [at + 1]) for at in range(4)), (4, [1], 40, [1])]
+
+
+@pytest.mark.parametrize(("dtype", "each"), [(torch.bfloat16, 4), (torch.float32, 4), (torch.float64, 8)])
+def test_what_scores_take_by_hand(dtype, each):
+    like = torch.empty(0, dtype=dtype)  # two rows, padded: 2 heads x 2 x 3 x 3 = 36; 5 by 3 of the prompt are 2 x 5 x 3
+    assert attention.scores_bytes([3], [5], [2, 3], 2, like) == 3 * each * 36
+    assert attention.scores_bytes([9], [5], [2, 3], 2, like) == 3 * each * 2 * 9 * 9
+    assert attention.scores_bytes([4], [15], [7, 8], 1, like) == 3 * each * 2 * 8 * 8
+    assert attention.scores_bytes([20], [21], [1] * 21, 1, like) == 3 * each * 21 * 20
+
+
 def test_attention_is_a_well_made_operator():
     """What torch.compile is told of it (shapes, strides, no aliasing) is what it does."""
     layout = Layout.of([3, 2], [4, 3], [1, 3, 3], torch.device("cpu"))

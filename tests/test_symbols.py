@@ -96,11 +96,19 @@ def test_steps_end_in_the_value_or_say_where_they_stop(expression):
     ("3 θ θ 4", "position 5, found 'θ'"),
     ("٣ θ 4", "position 1"),
     ("3 + 4", "one of θ α γ β at position 3"),
+    ("3 * 4", "one of θ α γ β at position 3"),  # the keyboard's signs stand for the ordinary ones alone
+    ("7" + " " * 1000, "1001 characters"),
     ("9" * 10_000, "10000 characters"),
 ])
 def test_errors_name_the_place(text, words):
     with pytest.raises(ExpressionError, match=words.replace("(", r"\(")):
         parse(text, GREEK)
+
+
+def test_the_longest_text_and_the_largest_result_by_hand():
+    assert parse("7" + " " * 999) == Expression((7,), ())
+    assert [steps(parse("6 × 5 − 90"), limit)[-1].value for limit in (60, 59, 30, 29)] == [-60, None, None, None]
+    assert [len(steps(parse("6 × 5 − 90"), limit)) for limit in (60, 59, 30, 29)] == [2, 2, 2, 1]
 
 
 def test_division_by_zero_is_an_error_not_a_value():

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from grpo.guards import checkpoint
-from tests.conftest import LONG, ROOT, TOY, lines, run_train
+from tests.conftest import LONG, ROOT, TOY, lines, train_here
 from tests.test_docs import RANKS
 
 TWO = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2")
@@ -78,7 +78,7 @@ def test_a_lost_rank_ends_the_job_and_no_finished_step_is_lost(lost):
 def test_a_checkpoint_of_two_ranks_goes_on_with_one(lost):
     folder, _ = lost
     done = steps_of(folder)
-    alone = run_train(*RUN, f"run.dir={folder}", f"run.steps={done + 1}", "--resume")
+    alone = train_here(*RUN, f"run.dir={folder}", f"run.steps={done + 1}", "--resume")
     assert alone.returncode == 0, alone.stderr[-3000:]
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, done + 2))
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from symbols.base.tokenizer import build_tokenizer
-from tests.conftest import ROOT, lines, run_train
+from tests.conftest import ROOT, lines, train_here
 
 KEYS = {"step", "reward/mean", "reward/custom", "reward/standard", "groups/all_right", "groups/all_wrong", "groups/mixed",
         "groups/replaced", "lora/relative_norm", "time/record_s",
@@ -139,7 +139,7 @@ def test_any_causal_lm_and_any_task_train(kind, extra, tmp_path):
     config.write_text("run: {dir: unset, steps: 2}\nmodel: {path: unset, dtype: float32}\nlora: {rank: 8, alpha: 16}\n"
                       "rollout: {prompts_per_step: 3, group_size: 4, max_new_tokens: 8, max_sequences: 16}\n"
                       f"optim: {{lr: 1e-3}}\ntask: {ROOT}/tests/tasks/letters_task.py:LettersTask\n")
-    done = run_train(str(config), f"model.path={tmp_path}/model", f"run.dir={tmp_path}/run", *extra)
+    done = train_here(str(config), f"model.path={tmp_path}/model", f"run.dir={tmp_path}/run", *extra)
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [m["step"] for m in metrics] == [1, 2]

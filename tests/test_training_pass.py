@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from grpo.advantage import grpo
 from grpo.batch import MicroBatch
 from grpo.logprob import score
-from grpo.loss import k3
+from grpo.loss import k3, policy_loss
 from grpo.rollout import rewards
 from grpo.run.memory import counting_saved
 from grpo.speed.micro_batches import deal
@@ -64,6 +64,9 @@ def test_logps_equal_the_padded_pass(fp32_policy):
         batch = MicroBatch.of([group], [(0, row) for row in range(8)], fp32_policy.device)
         scored = score(fp32_policy.decoder, fp32_policy.head, batch, 0.7, 3)
         torch.testing.assert_close(scored.logp_BT, padded_logps(fp32_policy, group, 0.7), atol=1e-5, rtol=1e-5)
+        anything = group_of([*group.prompt.token_ids], [[token] for token in range(fp32_policy.head.out_features)])
+        logp_V = padded_logps(fp32_policy, anything, 0.7)[:, 0]
+        torch.testing.assert_close(scored.entropy_BT[:, 0], -(logp_V.exp() * logp_V).sum().expand(8), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("aggregation", "beta"), [("token_mean", 0.0), ("sequence_mean", 0.0), ("constant", 0.0),
@@ -183,6 +186,7 @@ def test_the_schedule_reaches_the_optimizer():
     randomize(policy, 0.02)
     before = {name: p.detach().clone() for name, p in policy.parameters.items()}
     Updater(policy, tiny_config("optim.lr=0.06", "optim.warmup=0.1")).step(1, sampled_by(policy, GROUPS), ADVANTAGES)
+    assert all(p.grad is None for p in policy.parameters.values())  # the next step's adds nothing to it
     moved = max((p - before[name]).abs().max().item() for name, p in policy.parameters.items())
     assert moved == pytest.approx(0.01, rel=0.05)  # Adam's first step is the learning rate: 0.06 after 1 of 6 warm-up steps
 
@@ -219,13 +223,15 @@ def test_a_step_without_a_signal_has_no_averages_and_changes_nothing():
     assert [metrics[key] for key in ("policy/entropy", "policy/clip_fraction", "policy/grad_norm")] == [None] * 3
 
 
-@pytest.mark.parametrize("poison", ["advantage", "gradient"])
-def test_nothing_is_updated_when_the_loss_or_the_gradient_is_not_finite(poison):
+@pytest.mark.parametrize("poison", ["advantage", "gradient", "loss"])
+def test_nothing_is_updated_when_the_loss_or_the_gradient_is_not_finite(poison, monkeypatch):
     policy = tiny_policy(tiny_config())
     updater = Updater(policy, tiny_config())
     before = {name: p.detach().clone() for name, p in policy.parameters.items()}
     if poison == "gradient":  # of one parameter, while the loss is a number
         next(iter(policy.parameters.values())).register_hook(lambda grad: grad * float("nan"))
+    if poison == "loss":  # while the gradient is all numbers
+        monkeypatch.setattr("grpo.update.policy_loss", lambda *a: (policy_loss(*a)[0] + float("inf"), policy_loss(*a)[1]))
     with pytest.raises(NonFiniteError, match="the optimizer did not move"):
         updater.step(1, sampled_by(policy, GROUPS), ADVANTAGES * (float("inf") if poison == "advantage" else 1))
     assert all(torch.equal(p, before[name]) for name, p in policy.parameters.items())

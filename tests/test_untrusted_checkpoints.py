@@ -80,6 +80,11 @@ def test_an_honest_checkpoint_is_restored(honest, stolen, policy):
     randomize(policy, 0.05)
 
 
+def test_a_run_may_end_at_the_checkpoints_step(stolen, policy):
+    assert restore(stolen, policy, tiny_config("run.steps=1"))[0] == 1
+    randomize(policy, 0.05)
+
+
 @pytest.mark.parametrize("changes", [
     {"9/state1": torch.zeros(575, 16, dtype=BYTE)}, {"9/state1": torch.zeros(9216, dtype=BYTE)},
     {"9/state2": torch.zeros(1, dtype=BYTE)}, {"9/state1": torch.zeros(576, 16)}, {"9/absmax1": torch.zeros(35)},

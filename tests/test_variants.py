@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from grpo.advantage import ADVANTAGES, overlong_penalty
 from grpo.config import Algorithm, Config
-from grpo.loss import CORRECTIONS, KLS, LOSSES, TokenData, policy_loss, token_terms
+from grpo.loss import CORRECTIONS, KLS, LOSSES, RATIOS, TokenData, policy_loss, token_terms
 from grpo.presets import PRESETS, idle
 from tests.conftest import tiny_config
 from tests.reference import Ours, Step, Told, by_grpo, by_loops, drawn_step, flat
@@ -81,11 +81,20 @@ def test_surrogates_and_their_slopes_by_hand(loss, r, advantage, expected, slope
     assert terms.clipped_BT.item() is clipped
 
 
+def test_a_ratio_at_its_limit_is_not_clipped():
+    r = torch.tensor([0.5, 1.5, 3.0])  # limits that floats hold: 1 - 1/2, 1 + 1/2; A < 0 is bounded at c = 3
+    a, logp = Algorithm(eps_low=0.5, eps_high=0.5, dual_clip_at=3.0), torch.zeros(3)
+    for name, advantages in (("clip", (-1.0, 1.0)), ("dual_clip", (-1.0, 1.0, -1.0)), ("cispo", (1.0, 1.0))):
+        n = len(advantages)
+        assert LOSSES[name](logp[:n], r[:n], torch.tensor(advantages), a)[1].tolist() == [False] * n
+
+
 def test_gspo_by_hand():
     # log r = ln 1.44 and 0: s = sqrt(1.44) = 1.2 at both tokens, and d s / d log pi_t = s / 2
     logp = torch.tensor([[-1.0, -2.0, 5.0]], requires_grad=True)  # 5: padding
     old = torch.tensor([[-1.0 - math.log(1.44), -2.0, 9.0]])
     weights = torch.tensor([[0.5, 0.5, 0.0]])  # sequence_mean of one completion
+    assert RATIOS["sequence"](logp, old, weights > 0)[0].tolist() == [pytest.approx(1.2)] * 3
     for eps_high, loss, slope in ((0.25, -1.2, -0.6), (0.1, -1.1, 0.0)):  # min(s, 1 + eps_high)
         data = TokenData(old, None, torch.ones(1, 3), weights, old)
         value, sums = policy_loss(logp, data, Algorithm(ratio="sequence", eps_high=eps_high))
@@ -123,8 +132,8 @@ def test_a_correction_weighs_the_surrogate_and_not_the_kl_by_hand():
 
 
 def test_overlong_by_hand():
-    lengths = torch.tensor([[1.0, 16, 17, 18, 20]])  # L_max 20, the last 4 tokens of it are penalised
-    assert overlong_penalty(lengths, 20, 0.2).tolist() == [[0, 0, 0.25, 0.5, pytest.approx(1)]]
+    lengths = torch.tensor([[1.0, 16, 17, 18, 20, 24]])  # L_max 20, the last 4 tokens of it are penalised
+    assert overlong_penalty(lengths, 20, 0.2).tolist() == [[0, 0, 0.25, 0.5, pytest.approx(1), 1]]
     step = [[Told(1.0, n == 4, [-1.0] * n, [-1.0] * n, [-1.0] * n, [-1.0] * n) for n in (1, 2, 3, 4)]]
     step[0][0].reward = 0.0
     # kept: 0 1 1 1, m = 3/4, T = 10. masked: the same, without the fourth's gradient, T = 6.
