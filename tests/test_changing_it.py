@@ -20,7 +20,7 @@ from tests.conftest import LONG, ROOT, lines
 
 DOCUMENT = ROOT / "docs" / "changing-it.md"
 BLOCK = re.compile(r"(?:`([\w./-]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
-COPIED = ("grpo", "harness", "speed", "adapter", "symbols", "configs", "models", "train.py", "pyproject.toml")
+COPIED = ("grpo", "adapter", "symbols", "configs", "models", "train.py", "pyproject.toml")
 
 
 class Step(NamedTuple):

@@ -26,7 +26,7 @@ def finished(tmp_path, monkeypatch):
              for step, reward, seconds in ((1, 0.1, 9.0), (2, None, 1.0), (3, 0.5, 7.0), (4, 0.9, 2.0))]
     (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     accuracy = {"custom": {"hits": 9, "of": 10}, "standard": {"hits": 10, "of": 10}, "overall": {"hits": 19, "of": 20}}
-    report = {"policies": {"adapter": {"accuracy": accuracy, "against_api": {}}, "api": {"accuracy": accuracy}},
+    report = {"policies": {"adapter": {"accuracy": accuracy, "against_api": {"overall": {}}}, "api": {"accuracy": accuracy}},
               "accuracy_by_step": {"0": {"custom": 0.1, "standard": 1.0, "overall": 0.55},
                                    "4": {"custom": 0.9, "standard": 1.0, "overall": 0.95}},
               "failures": {"adapter": {"echo": {"count": 1, "examples": [{"expression": "1 γ 2"}]},
