@@ -12,17 +12,21 @@ from grpo.config import Config
 from grpo.run.files import printable
 from grpo.run.schema import validated
 from grpo.run.streams import print_utf8
-from grpo.types import UserError
+from grpo.types import Aborted, UserError
 
 
 def run(main: Callable[[list[str]], int | None]) -> int:
-    """Run a command. Returns its exit code: 0 done, 2 a mistake of the user's, 130 interrupted, 141 nobody reads on."""
+    """Run a command. Returns its exit code: 0 done, 1 it stopped itself, 2 a mistake of the user's, 130 interrupted, 141
+    nobody reads on."""
     print_utf8()
     try:
         return main(sys.argv[1:]) or 0
     except UserError as error:
         print(f"error: {printable(error)}", file=sys.stderr)
         return 2
+    except Aborted as error:
+        print(f"stopped: {printable(error)}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

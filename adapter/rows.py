@@ -26,6 +26,7 @@ MOST_ROWS = 10**6
 LONGEST = {"kind": 60, "id": 200, "model": 1000}  # characters
 KNOWN = ("question", "answer", "kind", "id", "api_answer", "model", "date")
 RECORDED = "recorded"  # the model of an answer that names none
+_ID = re.compile("line [0-9]+")  # of a row that has none of its own
 _DAY = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 
 
@@ -55,9 +56,9 @@ def read_data(
     first_in: dict[str, str] = {}
     splits = Splits(*(read_rows(place / f"{name}.jsonl", fields, check) for name in Splits._fields))
     for name, rows in splits._asdict().items():
-        for number, row in enumerate(rows, 1):
+        for row in rows:
             if (other := first_in.setdefault(same(row.question), name)) != name:
-                raise UserError(f"{place / f'{name}.jsonl'}: row {number}: {brief(repr(row.question), 60)} is in "
+                raise UserError(f"{place / f'{name}.jsonl'}: {brief(row.id)}: {brief(repr(row.question), 60)} is in "
                                 f"{other}.jsonl too; delete it from one of them")
     return splits
 
@@ -71,7 +72,7 @@ def read_rows(path: Path, fields: Mapping[str, str], check: Callable[[Row], None
                 number += 1
                 try:
                     if row := _row(line, number, fields):
-                        if (other := ids.setdefault(row.id, number)) != number:
+                        if (other := ids.setdefault(row.id, number)) != number and not _ID.fullmatch(row.id):
                             raise ValueError(f"id {brief(repr(row.id), 60)} is that of line {other} too; rename one of them")
                         check(row)
                         rows.append(row)
@@ -81,7 +82,8 @@ def read_rows(path: Path, fields: Mapping[str, str], check: Callable[[Row], None
                     raise UserError(f"{path}: line {number}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); task.data names a .jsonl file, or a folder with "
-                        "train.jsonl, validation.jsonl and test.jsonl") from None
+                        "train.jsonl, validation.jsonl and test.jsonl, as python -m adapter.dataset CONFIG --out "
+                        f"{path.parent} makes") from None
     if not rows:
         raise UserError(f'{path}: holds no rows; give one JSON object a line, such as {{"question": "2 + 2", "answer": 4}}')
     return rows
@@ -103,7 +105,8 @@ def divided(rows: Sequence[Row], shares: Sequence[float]) -> Splits[list[Row]]:
 
 def written(row: Row) -> str:
     """A row as a line of a file."""
-    line: dict[str, object] = {"question": row.question, "kind": row.kind, "answer": row.answer, "id": row.id}
+    line: dict[str, object] = {"question": row.question, "kind": row.kind, "answer": row.answer}
+    line |= {} if _ID.fullmatch(row.id) else {"id": row.id}
     if row.api is not None:
         line |= {"api_answer": row.api.text, "model": row.api.model, "date": row.api.date}
     return json.dumps({name: value for name, value in line.items() if value != ""} | row.more, ensure_ascii=False) + "\n"

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from adapter.api.settings import ApiSettings
+from adapter.api.settings import ApiSettings, one_line
 from adapter.corrector import Corrector
 from adapter.prompt import ALONE, INSTRUCTIONS, TEMPLATE, PromptText, Shot, shows_the_api
 from adapter.rows import KNOWN
@@ -51,8 +51,9 @@ class PromptSettings(Section):
 class Settings(ApiSettings):
     """A question behind an API, and how an answer is verified."""
 
-    data: PathName = Field(description="a .jsonl file of questions and answers, or a folder with train.jsonl, "
-                                       "validation.jsonl and test.jsonl", examples=["data/mine.jsonl"])
+    data: Annotated[PathName, AfterValidator(one_line)] = Field(
+        description="a .jsonl file of questions and answers, or a folder with train.jsonl, validation.jsonl and test.jsonl",
+        examples=["data/mine.jsonl"])
     shares: list[float] = Field([0.8, 0.1, 0.1], min_length=3, max_length=3,
                                 description="of a single file: the shares of train, validation and test")
     fields: dict[str, str] = Field({}, description="what a field is called in the data, where it has another name",
@@ -81,9 +82,14 @@ class Settings(ApiSettings):
         return self
 
 
+def make_prompt(told: PromptSettings, form: str) -> PromptText:
+    """What the adapter is shown. form: what goes into the box, the verifier's."""
+    instructions = told.instructions or (INSTRUCTIONS if shows_the_api(told.template) else ALONE)
+    shots = tuple(Shot(shot.question, shot.api_answer, shot.completion) for shot in told.examples)
+    return PromptText(instructions, told.template, form, shots)
+
+
 def make_corrector(settings: Settings) -> Corrector:
     """How the settings ask and judge. Raises UserError where a verifier of the user's own cannot be had."""
-    verifier, told = make_verifier(settings.verifier, named=False), settings.prompt
-    instructions = told.instructions or (INSTRUCTIONS if shows_the_api(told.template) else ALONE)
-    shots = [Shot(shot.question, shot.api_answer, shot.completion) for shot in told.examples]
-    return Corrector(PromptText(instructions, told.template, verifier.form, shots), verifier)
+    verifier = make_verifier(settings.verifier, named=False)
+    return Corrector(make_prompt(settings.prompt, verifier.form), verifier)

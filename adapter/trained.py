@@ -4,49 +4,29 @@ A run may be a stranger's. Of its LoRA only numbers are taken, in tensors whose 
 the base foretell; what vLLM reads is written anew.
 """
 
-import json
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from transformers import PreTrainedModel
 
 from adapter.commands import task_of
 from adapter.measure.records import EVALUATION, read_kept
-from grpo.chat import Chat, pick_device
+from adapter.model import Model
 from grpo.config import Config, Lora, load
 from grpo.guards import checkpoint
 from grpo.guards.best import FOLDER
-from grpo.policy import SETTINGS, WEIGHTS, check_base
+from grpo.policy import SETTINGS, WEIGHTS
 from grpo.run.files import MANIFEST, read_object, sha256, steps_in
-from grpo.run.model_files import portable_name
 from grpo.run.preflight import missing
 from grpo.run.tasks import load_class
-from grpo.types import Problem, UserError
+from grpo.types import UserError
 
-if TYPE_CHECKING:
-    from grpo.sampler import Sampler
-
-LONGEST_PROMPT = 4096  # tokens; vLLM's KV cache must hold one of these and its completion
 LONGEST_SETTINGS = 2**20  # bytes of adapter_config.json; PEFT writes 1,000
 
 
-@dataclass(frozen=True)
-class Completion:
-    """What the adapter wrote."""
-
-    text: str
-    truncated: bool
-
-
-class TrainedAdapter(Chat):
+class TrainedAdapter(Model):
     """Answers greedily, as in the run's evaluations. `config`, `task_class` and `settings` are the run's.
 
     `folder` holds its LoRA, which is that of `step`; the run was trained up to step `until`.
@@ -59,78 +39,13 @@ class TrainedAdapter(Chat):
         """
         if not (run / "config.yaml").is_file():
             raise UserError(f"{run}: no run directory (no config.yaml); name one that train.py wrote, such as runs/tiny")
-        self.config: Config = load(run / "config.yaml")
-        self.task_class, self.settings = task_of(self.config, load_class(self.config.task.target, named=False), run)
-        if lacking := missing(self.config.model.path, self.config.model.device):
+        config = load(run / "config.yaml")
+        self.task_class, self.settings = task_of(config, load_class(config.task.target, named=False), run)
+        if lacking := missing(config.model.path, config.model.device):
             raise UserError(f"{run}: missing here: {'; '.join(lacking)}")
-        super().__init__(self.config.model, pick_device(self.config.model))
-        self.folder, self.step, self.until = _kept_lora(run, self.config)
-        base = check_base(self, self.config.model, self.config.lora)
-        self._lora = _read_lora(self.folder, self.config.lora, base, self.path)
-        self.scale = self.config.lora.alpha / self.config.lora.rank
-        self._wanted = self._lora
-        self._served: dict[str, torch.Tensor] | None = self._lora
-        self._longest = LONGEST_PROMPT  # tokens of a prompt, as the engine has room for
-
-    def lora(self) -> dict[str, torch.Tensor]:
-        """See Served of grpo.sampler."""
-        return self._lora
-
-    def save(self, folder: Path) -> None:
-        """See Served of grpo.sampler."""
-        lora = self.config.lora
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._lora, folder / WEIGHTS)
-        (folder / SETTINGS).write_text(json.dumps({
-            "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": portable_name(self.path),
-            "r": lora.rank, "lora_alpha": lora.alpha, "target_modules": lora.targets, "bias": "none",
-            "inference_mode": True}) + "\n", encoding="utf-8")
-
-    def complete(self, problems: Sequence[Problem]) -> list[Completion]:
-        """The most probable completion of each problem's prompt. Raises UserError where a prompt is too long.
-
-        Completions may be as long as in training. Later prompts may be as long as the longest that is asked first, and
-        LONGEST_PROMPT in any case where the model has the positions.
-        """
-        prompts = [self.encode(problem) for problem in problems]
-        if "_engine" not in vars(self):
-            room = self.max_tokens - self.config.rollout.max_new_tokens
-            self._longest = min(room, max([LONGEST_PROMPT, *(len(prompt.token_ids) for prompt in prompts)]))
-        for prompt in prompts:
-            if len(prompt.token_ids) > self._longest:
-                raise UserError(f"{prompt.problem.name[:40]}...: its prompt has {len(prompt.token_ids)} tokens; at most "
-                                f"{self._longest} leave the adapter room to answer")
-        if self._served is not self._wanted:
-            self._served = None  # a swap that fails may leave either
-            self._engine.swap_lora(self._wanted)
-            self._served = self._wanted
-        return [Completion(self.decode(sample.token_ids), sample.finish_reason == "length")
-                for sample in self._engine.greedy(prompts)]
-
-    @contextmanager
-    def base_only(self) -> Iterator[None]:
-        """Within it, the LoRA is zero: the base answers.
-
-        What is asked next swaps it, before and after: after an error within, vLLM may refuse, which would hide that error.
-        """
-        self._wanted = {name: torch.zeros_like(tensor) for name, tensor in self._lora.items()}
-        try:
-            yield
-        finally:
-            self._wanted = self._lora
-
-    def close(self) -> None:
-        """Stop vLLM."""
-        if "_engine" in vars(self):
-            self._engine.close()
-
-    @cached_property
-    def _engine(self) -> "Sampler":
-        from grpo.sampler import Sampler
-
-        engine = Sampler(self, self.config, self._longest + self.config.rollout.max_new_tokens)
-        engine.serve(self)
-        return engine
+        self.folder, self.step, self.until = _kept_lora(run, config)
+        super().__init__(config)
+        self.hold(_read_lora(self.folder, config.lora, self.shapes, self.path))
 
 
 def _kept_lora(run: Path, config: Config) -> tuple[Path, int, int]:
@@ -169,12 +84,13 @@ def _recorded_sum(folder: Path) -> object:
         return None
 
 
-def _read_lora(folder: Path, lora: Lora, base: PreTrainedModel, path: str) -> dict[str, torch.Tensor]:
-    """The LoRA's tensors, float32. Raises UserError where they are not those of `lora` on the base in `path`, or damaged.
+def _read_lora(folder: Path, lora: Lora, expected: Mapping[str, tuple[int, ...]], path: str) -> dict[str, torch.Tensor]:
+    """The LoRA's tensors, float32. Raises UserError where they are not those that are expected on the base in `path`, or
+    damaged.
 
     Names, shapes and sizes are checked before a number is read.
     """
-    expected, cure = _shapes(lora, base), "restore what train.py wrote there"
+    cure = "restore what train.py wrote there"
     try:
         _check_settings(read_object(folder / SETTINGS, LONGEST_SETTINGS), lora)
         most = 8 * sum(map(math.prod, expected.values())) + 2**20  # float64, and the names
@@ -192,14 +108,6 @@ def _read_lora(folder: Path, lora: Lora, base: PreTrainedModel, path: str) -> di
             return {name: file.get_tensor(name).float() for name in found}
     except (OSError, SafetensorError, ValueError) as error:
         raise UserError(f"{folder}: no LoRA that can be read ({' '.join(str(error).split())[:150]}); {cure}") from None
-
-
-def _shapes(lora: Lora, base: PreTrainedModel) -> dict[str, tuple[int, ...]]:
-    """The LoRA's tensors by PEFT's names: A is rank x in, B is out x rank."""
-    layers = {f"base_model.model.{name}": module for name, module in base.named_modules()
-              if isinstance(module, torch.nn.Linear) and name.rsplit(".", 1)[-1] in lora.targets}
-    return ({f"{name}.lora_A.weight": (lora.rank, layer.in_features) for name, layer in layers.items()}
-            | {f"{name}.lora_B.weight": (layer.out_features, lora.rank) for name, layer in layers.items()})
 
 
 def _check_settings(settings: dict[str, object], lora: Lora) -> None:

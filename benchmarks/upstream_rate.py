@@ -20,8 +20,7 @@ from pathlib import Path
 import anthropic
 
 from adapter.api.claude import ClaudeUpstream
-from symbols.expression import parse
-from symbols.simulated import Question
+from adapter.questions import Row
 
 QUESTIONS, CLIENTS, LATENCY_S = 1600, 32, 0.05
 TURNS = 3  # one with a server that is given, which may take minutes
@@ -62,19 +61,18 @@ def main() -> None:
               + ", ".join(f"{mib:.0f}" for mib in pool.apply(memory, (model,))))
 
 
-def questions(turn: int) -> list[Question]:
+def questions(turn: int) -> list[Row]:
     """Questions that no other turn asks."""
-    texts = [f"{n} + {turn + 2}" for n in range(QUESTIONS)]
-    return [Question(text, parse(text), False) for text in texts]
+    return [Row(f"{n} + {turn + 2}", n + turn + 2) for n in range(QUESTIONS)]
 
 
-async def bare(upstream: ClaudeUpstream, asked: list[Question], count: int) -> None:
+async def bare(upstream: ClaudeUpstream, asked: list[Row], count: int) -> None:
     """CLIENTS loops over `count` clients."""
     todo = iter(asked)
 
     async def work(client: anthropic.AsyncAnthropic) -> None:
-        for question in todo:
-            await client.messages.create(**upstream.request(question))
+        for row in todo:
+            await client.messages.create(**upstream.request(row.question))
 
     clients = [anthropic.AsyncAnthropic() for _ in range(count)]
     await asyncio.gather(*(work(clients[loop % count]) for loop in range(CLIENTS)))

@@ -27,7 +27,7 @@ from grpo.run.records import Clock
 from grpo.run.signals import deferred, ignore
 from grpo.run.startup import QUIET, Startup
 from grpo.start import Start
-from grpo.types import Aborted, Table, Task, UserError
+from grpo.types import Aborted, Table, Task, UserError, VerifierError
 
 
 class Trainer(Start):
@@ -150,6 +150,8 @@ def train(
                     ranks.agree("LoRA", fingerprint(run.policy.lora().items()), "ranks have drifted apart: report this")
                     run.save()
             run.finish()
+        except VerifierError as error:
+            raise kept.with_sample(run.folder, error) from None
         finally:
             run.rescue()
         run.sampler.close()

@@ -11,7 +11,7 @@ the log-probability of completion b's token t, given the prompt and its tokens b
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 Metrics = dict[str, float | None]  # None: there was nothing to average
 
@@ -26,6 +26,14 @@ class Aborted(Exception):
 
 class NonFiniteError(Aborted):
     """A reward, the loss or the gradient is not a finite number. Nothing was trained on it."""
+
+
+class VerifierError(Aborted):
+    """A verifier failed on a completion: a bug in it must not become a reward. `sample`: a dataclass, what it was given."""
+
+    def __init__(self, message: str, sample: Any):
+        super().__init__(message)
+        self.sample = sample
 
 
 @dataclass(frozen=True)

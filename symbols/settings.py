@@ -1,10 +1,10 @@
 """The keys under `task` in a config of the experiment, and what is made of them."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from adapter.api.settings import ApiSettings, Simulated
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
+from adapter.api.settings import ApiSettings, Simulated, one_line
 from grpo.run.schema import PathName
 from symbols.expression import GREEK, KEYBOARD, STANDARD, Notation, Op
 from symbols.generate import Range
@@ -21,9 +21,9 @@ class Settings(ApiSettings):
     condition: Condition = Field("vague", description="what the prompt tells, symbols/prompt.py")
     symbols: dict[str, str] = Field({sign: op.value for sign, op in GREEK.items()},
                                     description="sign -> one of + − × ÷, one for each")
-    data: PathName | None = Field(None, description="a folder made by `python -m adapter.dataset`, of which the keys below "
-                                                    "must be true; without it a data set is drawn by them",
-                                  examples=["data/mine"])
+    data: Annotated[PathName, AfterValidator(one_line)] | None = Field(
+        None, description="a folder made by `python -m adapter.dataset`, of which the keys below must be true; without it a "
+                          "data set is drawn by them", examples=["data/mine"])
     operands: list[int] = Field([1, 99], min_length=2, max_length=2, description="smallest and largest")
     terms: list[int] = Field([2, 4], min_length=2, max_length=2, description="fewest and most operands")
     limit: int = Field(10**9, ge=1, description="largest absolute value of any step of an evaluation")

@@ -7,14 +7,16 @@ from pathlib import Path
 
 from adapter.api.settings import make_upstream
 from adapter.api.upstream import Upstream
-
 from adapter.corrector import Corrector
+from adapter.measure.accuracy import Entry
+from adapter.measure.sections import Section
 from adapter.questions import Row
 from adapter.rows import Splits
 from adapter.task import CorrectorTask, table
 from adapter.verifiers.number import Number
+from grpo.config import Config
 from grpo.types import Reference, UserError
-from symbols import failures, rows
+from symbols import failures, report, rows
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse
 from symbols.prompt import PromptText
 from symbols.settings import DRAWN, Settings, make_notation, make_range
@@ -76,6 +78,14 @@ class SymbolTask(CorrectorTask):
         test = self.rows.test
         chances = [failures.chance(row, self.notation) for row in test]
         return [*super().trivial, Reference("random mapping, expected", table(test, chances))]
+
+    def policies(self) -> dict[str, Entry]:
+        """See CorrectorTask."""
+        return report.policies(self.rows.test, self.notation)
+
+    def sections(self, run: Path, until: int, config: Config) -> list[Section]:
+        """See CorrectorTask."""
+        return [report.section(run, until, config, self.notation, self.settings.condition)]
 
 
 def read_question(notation: Notation, text: str) -> Row:

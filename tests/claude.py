@@ -1,27 +1,27 @@
-"""What the tests of the real client share: questions, and the answers the test server gives."""
+"""What the tests of the real clients share: questions, and the answers the test servers give."""
 
 import json
 
-from adapter.api.claude import INSTRUCTION, ClaudeUpstream
-from symbols.expression import parse
-from symbols.simulated import Question
+from adapter.api.collect import CollectingUpstream
+from adapter.questions import Row
 
 KEY = "sk-ant-never-shown"
+INSTRUCTION = ("Evaluate the expression. Multiplication and division come before addition and subtraction. "
+               "Reply with the number alone, or with none if you cannot tell.\n\n")
 
 
-def questions(count: int, start: int = 0) -> list[Question]:
-    texts = [f"{n} + {n}" for n in range(start, start + count)]
-    return [Question(text, parse(text), False) for text in texts]
+def questions(count: int, start: int = 0) -> list[Row]:
+    return [Row(f"{n} + {n}", 2 * n) for n in range(start, start + count)]
 
 
-def expected(asked: list[Question]) -> list[str]:
-    """What the server answers: the number of characters."""
-    return [str(len(INSTRUCTION + q.text)) for q in asked]
+def expected(asked: list[Row]) -> list[str]:
+    """What the servers answer: the number of characters."""
+    return [str(len(INSTRUCTION + row.question)) for row in asked]
 
 
-def texts(upstream: ClaudeUpstream, asked: list[Question]) -> list[str]:
+def texts(upstream: CollectingUpstream, asked: list[Row]) -> list[str]:
     return [answer.text for answer in upstream.answers(asked)]
 
 
-def rows(upstream: ClaudeUpstream) -> list[dict]:
-    return [json.loads(line) for line in upstream.store.read_text().splitlines()]
+def rows(upstream: CollectingUpstream) -> list[dict]:
+    return [json.loads(line) for line in upstream.store.read_text(encoding="utf-8").splitlines()]

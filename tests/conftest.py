@@ -25,7 +25,7 @@ from grpo.config import Config, load
 from grpo.policy import Policy
 from grpo.speed.attention import NAME
 from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
-from tests.claude import KEY
+from tests.claude import INSTRUCTION, KEY
 from tests.messages_server import MessagesServer
 
 ROOT = Path(__file__).parents[1]
@@ -202,7 +202,7 @@ def server(monkeypatch):
 def claude(tmp_path) -> ClaudeUpstream:
     """A client for it."""
     return ClaudeUpstream("anthropic", "claude-haiku-4-5", tmp_path / "deep" / "answers.jsonl", concurrency=8, agreed=True,
-                          timeout_s=2, poll_s=0.02)
+                          prompt=INSTRUCTION + "{question}", timeout_s=2, poll_s=0.02)
 
 
 @pytest.fixture(scope="module")

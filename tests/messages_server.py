@@ -1,4 +1,5 @@
-"""A small server on this machine that speaks the Messages API, its batches, and Vertex's form of it, and can misbehave.
+"""A small server on this machine that speaks the Messages API, its batches, Vertex's form of it, and OpenAI's chat
+completions, and can misbehave.
 
 It answers every question with the number of its characters, after `latency_s`. The next requests take a fault each, while
 there are any in `faults`.
@@ -13,7 +14,7 @@ from collections import deque
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-MESSAGES, BATCHES = "/v1/messages", "/v1/messages/batches"
+MESSAGES, BATCHES, CHAT = "/v1/messages", "/v1/messages/batches", "/v1/chat/completions"
 
 
 def reply(request: dict, **changes) -> dict:
@@ -22,6 +23,14 @@ def reply(request: dict, **changes) -> dict:
     return {"id": "msg_1", "type": "message", "role": "assistant", "model": request.get("model", "in the address"),
             "stop_reason": "end_turn", "stop_sequence": None, "content": [{"type": "text", "text": text}],
             "usage": {"input_tokens": 9, "output_tokens": 2}} | changes
+
+
+def completion(request: dict, **changes) -> dict:
+    """A well-formed ChatCompletion."""
+    message = {"role": "assistant", "content": str(len(request["messages"][-1]["content"]))}
+    return {"id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": request["model"],
+            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 9, "completion_tokens": 2, "total_tokens": 11}} | changes
 
 
 class MessagesServer(ThreadingHTTPServer):
@@ -35,6 +44,7 @@ class MessagesServer(ThreadingHTTPServer):
         self.latency_s = latency_s
         self.faults: deque[str | dict] = deque()
         self.asked: list[str] = []
+        self.bodies: list[dict] = []
         self.headers: list[dict[str, str]] = []
         self.lock, self.at_once, self.most_at_once = threading.Lock(), 0, 0
         self.batches: dict[str, dict] = {}
@@ -73,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif self.path == BATCHES:
             self.make_batch(json.loads(raw))
         else:
-            assert self.path == MESSAGES or self.path.endswith(":rawPredict"), self.path
+            assert self.path in (MESSAGES, CHAT) or self.path.endswith(":rawPredict"), self.path
             self.message(json.loads(raw))
 
     def do_GET(self):
@@ -113,7 +123,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send(200, batch)
 
     def message(self, request: dict) -> None:
-        self.server.asked.append(request["messages"][0]["content"])
+        self.server.asked.append(request["messages"][-1]["content"])
+        self.server.bodies.append(request)
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
         if self.server.faults:
             self.fault(self.server.faults.popleft(), request)
@@ -124,20 +135,23 @@ class _Handler(BaseHTTPRequestHandler):
         time.sleep(self.server.latency_s)
         with self.server.lock:
             self.server.at_once -= 1
-        self.send(200, reply(request))
+        self.send(200, self.reply(request))
+
+    def reply(self, request: dict, **changes) -> dict:
+        return (completion if self.path == CHAT else reply)(request, **changes)
 
     def fault(self, fault: str | dict, request: dict) -> None:
         if isinstance(fault, dict):  # a reply unlike the usual one
-            self.send(200, reply(request, **fault))
+            self.send(200, self.reply(request, **fault))
         elif fault == "closed":
             self.close_connection = True
             self.connection.shutdown(socket.SHUT_RDWR)
         elif fault == "cut short":  # half of what the header promises
-            data = json.dumps(reply(request)).encode()
+            data = json.dumps(self.reply(request)).encode()
             self.send_raw(200, data[: len(data) // 2], promised=len(data))
             self.close_connection = True
         elif fault == "half a JSON":
-            self.send_raw(200, json.dumps(reply(request)).encode()[:40])
+            self.send_raw(200, json.dumps(self.reply(request)).encode()[:40])
         elif fault == "hangs":
             self.server.stopped.wait(30)
             self.close_connection = True

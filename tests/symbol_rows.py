@@ -16,7 +16,7 @@ def row(expression: str, api: str, model: str = "simulated") -> Row:
     """An expression, in symbols if it has one, and what the API answered."""
     custom = bool(set(expression) & set(GREEK))
     truth = evaluate(parse(expression, GREEK if custom else STANDARD))
-    return Row(expression, str(truth), "custom" if custom else "standard", "line 1", ApiAnswer(api, model))
+    return Row(expression, str(truth), "custom" if custom else "standard", api=ApiAnswer(api, model))
 
 
 def build(seed: int, sizes: Splits[int], within: Range, notation: Notation, api_seed: int) -> Splits[list[Row]]:

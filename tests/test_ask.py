@@ -144,7 +144,7 @@ def place(argument: str, folder: Path, tmp_path: Path) -> str:
     weights = copy / "adapter" / "adapter_model.safetensors"
     if argument == "OTHER TASK":
         text = (copy / "config.yaml").read_text()
-        (copy / "config.yaml").write_text(text.replace("symbols.task:SymbolTask", "examples/sums.py:Sums"))
+        (copy / "config.yaml").write_text(text.replace("target: symbols", "target: examples/sums.py:Sums"))
     elif argument == "OTHER BASE":
         save_file({name: torch.zeros(t.shape[0], t.shape[1] + 1) for name, t in load_file(weights).items()}, weights)
     elif argument == "DAMAGED":

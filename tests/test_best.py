@@ -6,10 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from grpo.chat import Chat
+from grpo.chat import Chat, encode
 from grpo.guards.best import Best, Last
 from grpo.policy import Policy
-from grpo.trainer import encode
 from grpo.types import Problem, UserError
 from symbols.task import SymbolTask
 from tests.conftest import ROOT, tiny_config, tiny_policy
@@ -170,7 +169,7 @@ def test_a_task_without_validation_problems_is_refused_before_anything_starts():
     for lacking in ({}, {"validation": []}):
         with pytest.raises(UserError) as caught:
             encode(chat, SimpleNamespace(train=[short], test=[short], score=len, **lacking), config)
-        assert str(caught.value) == ("task.target = symbols.task:SymbolTask: its task has no validation problems; give it "
+        assert str(caught.value) == ("task.target = symbols: its task has no validation problems; give it "
                                      "`validation`, a list of one or more grpo.types.Problem that are in no other split")
     contexts = {}
     for split in ("train", "validation", "test"):

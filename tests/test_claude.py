@@ -10,9 +10,8 @@ from datetime import UTC, datetime
 import pytest
 
 from adapter.api.answers import AnswerStore
-from adapter.api.claude import INSTRUCTION, number_in
 from grpo.types import UserError
-from tests.claude import KEY, expected, questions, rows, texts
+from tests.claude import INSTRUCTION, KEY, expected, questions, rows, texts
 from tests.conftest import ROOT
 
 
@@ -44,7 +43,7 @@ def test_no_more_are_asked_at_once_than_agreed_and_no_fewer(server, claude):
 
 def test_answers_that_are_cut_off_are_pointed_out(server, claude, capsys):
     server.faults += [{"content": [], "stop_reason": "max_tokens"}] * 3
-    assert texts(claude, questions(10)).count("none") == 3
+    assert texts(claude, questions(10)).count("") == 3
     assert "3 of 10 answers were cut off at 64 tokens; --max-tokens" in capsys.readouterr().err
 
 
@@ -95,6 +94,21 @@ def test_model_and_parameters_are_part_of_the_question(server, claude):
     assert len(server.asked) == 15
 
 
+def test_a_request_is_known_by_the_name_it_always_had(server, claude):
+    """The SHA-256 of {"max_tokens": 64, "messages": [{"content": "...", "role": "user"}], "model": "claude-haiku-4-5"}."""
+    claude.answers(questions(1, start=36))
+    assert rows(claude)[0]["key"] == "c42f1f7b4e9c270da4bd1e346ae34506eda764ea329cf005ec261ed65b7cd4b4"
+
+
+def test_system_prompt_and_parameters_are_sent_as_they_are(server, claude):
+    more = {"temperature": 0, "stop_sequences": ["\n\n"], "not_of_the_sdk": {"a": [1, None]}}
+    for upstream in (claude, replace(claude, system="Be brief."), replace(claude, system="Be brief.", parameters=more)):
+        upstream.answers(questions(1))
+    plain = {"model": "claude-haiku-4-5", "max_tokens": 64, "messages": [{"role": "user", "content": INSTRUCTION + "0 + 0"}]}
+    assert server.bodies == [plain, plain | {"system": "Be brief."}, plain | {"system": "Be brief."} | more]
+    assert [row["request"] for row in rows(claude)] == server.bodies
+
+
 @pytest.mark.parametrize("fault", ["429 retry-after 0.01", "529", "500", "closed", "cut short", "hangs"])
 def test_passing_trouble_is_retried_by_the_sdk(server, claude, fault):
     server.faults += [fault] * 2
@@ -105,22 +119,25 @@ def test_passing_trouble_is_retried_by_the_sdk(server, claude, fault):
 
 
 def test_a_server_cannot_make_a_retry_wait_for_hours(server, claude, monkeypatch):
-    monkeypatch.setattr("adapter.api.claude.LONGEST_WAIT_S", 0.2)
+    monkeypatch.setattr("adapter.api.connection.LONGEST_WAIT_S", 0.2)
     server.faults += ["429 retry-after 86400", "429 retry-after Fri, 31 Dec 2100 23:59:59 GMT", "429 retry-after-ms 1e9"]
     asked = questions(3)
     assert texts(claude, asked) == expected(asked)  # and not tomorrow
     assert len(server.asked) == 6
 
 
-@pytest.mark.parametrize(("fault", "stop_reason"), [
-    ({"stop_reason": "refusal", "content": []}, "refusal"),
-    ({"content": []}, "end_turn"),
-    ({"content": [{"type": "text", "text": ""}]}, "end_turn"),
-    ({"usage": None, "content": [{"type": "text", "text": "\ud800"}]}, "end_turn"),
-    ({"content": [{"type": "text", "text": "It depends on"}], "stop_reason": "max_tokens"}, "max_tokens")])
-def test_a_refusal_or_an_empty_answer_is_an_answer(server, claude, fault, stop_reason):
+@pytest.mark.parametrize(("fault", "stop_reason", "text"), [
+    ({"stop_reason": "refusal", "content": []}, "refusal", ""),
+    ({"content": []}, "end_turn", ""),
+    ({"content": [{"type": "text", "text": ""}]}, "end_turn", ""),
+    ({"usage": None, "content": [{"type": "text", "text": "\ud800"}]}, "end_turn", "?"),
+    ({"content": [{"type": "text", "text": "It depends on"}], "stop_reason": "max_tokens"}, "max_tokens", "It depends on"),
+    ({"content": [{"type": "thinking", "thinking": "7", "signature": "s"}, {"type": "text", "text": "Five, "},
+                  {"type": "text", "text": "or 5."}]}, "end_turn", "Five, or 5."),
+    ({"content": [{"type": "tool_use", "id": "t", "name": "f", "input": {}}], "stop_reason": "tool_use"}, "tool_use", "")])
+def test_a_refusal_or_an_empty_answer_is_an_answer(server, claude, fault, stop_reason, text):
     server.faults.append(fault)
-    assert texts(claude, questions(1)) == texts(claude, questions(1)) == ["none"]
+    assert texts(claude, questions(1)) == texts(claude, questions(1)) == [text]
     assert [row["stop_reason"] for row in rows(claude)] == [stop_reason]
     assert len(server.asked) == 1
 
@@ -191,7 +208,7 @@ def test_what_it_costs_is_said_before_it_is_spent(server, claude, capsys, monkey
     with pytest.raises(UserError, match=r"nothing was asked.*--yes"):
         replace(claude, agreed=False).answers(questions(1000))
     said = capsys.readouterr().err.splitlines()[-1]
-    characters = sum(len(INSTRUCTION + q.text) for q in questions(1000)[10:])
+    characters = sum(len(INSTRUCTION + q.question) for q in questions(1000)[10:])
     dollars = (characters // 3 * 1.0 + 990 * 64 * 5.0) / 1e6
     for word in ("1,000 questions", "10 already answered", "990 to ask", f"{characters // 3:,} tokens in", "63,360 out",
                  f"${dollars:.2f}"):
@@ -217,19 +234,13 @@ def test_a_full_disk_is_one_line_and_loses_nothing(server, claude):
 import resource, signal
 from pathlib import Path
 from adapter.api.claude import ClaudeUpstream
-from tests.claude import questions
+from tests.claude import INSTRUCTION, questions
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, ({room}, {room}))
-ClaudeUpstream("anthropic", {claude.model!r}, Path({str(claude.store)!r}), agreed=True).answers(questions(300))
+ClaudeUpstream("anthropic", {claude.model!r}, Path({str(claude.store)!r}), agreed=True,
+               prompt=INSTRUCTION + "{{question}}").answers(questions(300))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "UserError" in done.stderr.splitlines()[-1]
     assert "answers.jsonl" in done.stderr.splitlines()[-1]
     assert texts(claude, asked) == expected(asked)
-
-
-@pytest.mark.parametrize(("text", "number"), [
-    ("27", "27"), (" -1,006. ", "-1006"), ("1,234,567", "1234567"), ("3.5", "7/2"), ("none", "none"), ("", "none"),
-    ("The answer is 27", "none"), ("1,2", "none"), ("٣", "none"), ("55/11", "none"), ("7/2.", "7/2")])
-def test_answers_by_hand(text, number):
-    assert number_in(text) == number

@@ -38,7 +38,7 @@ def test_the_sources_data_set(make, tmp_path):
     assert [sum(row["kind"] == "custom" for row in rows) for rows in splits] == [800, 100, 200]
     assert len({row["question"] for rows in splits for row in rows}) == 2200
     for row in (row for rows in splits for row in rows):
-        assert set(row) == {"question", "kind", "answer", "id", "api_answer", "model", "date"}
+        assert set(row) == {"question", "kind", "answer", "api_answer", "model", "date"}
         assert (row["model"], row["date"]) == ("simulated", None)
         assert row["answer"] == str(evaluate(parse(row["question"], GREEK if row["kind"] == "custom" else STANDARD)))
 
@@ -65,12 +65,12 @@ def test_the_seed_fixes_every_byte(make, tmp_path):
     (["task.operands=[10,99]"], "no operands from 10 to 99"),
     (["task.symbols={a: +, b: +, c: ×, d: ÷}"], "one for each of + − × ÷"),
     (["task.symbols={+: ×, −: ÷, ×: +, ÷: −}"], "four new single characters"),
-    (["task.symbols={*: +, b: −, c: ×, d: ÷}"], "four new single characters"),
-    (['task.symbols={"\\u200b": +, b: −, c: ×, d: ÷}'], "four new single characters"),
+    (["task.symbols={\"*\": +, b: −, c: ×, d: ÷}"], "four new single characters"),
+    (["task.symbols={\u200b: +, b: −, c: ×, d: ÷}"], "four new single characters"),
     (["task.terms=[2,100000]"], "terms = [2, 100000]: expected two numbers from 2 to 50"),
     (["task.operands=[1,100000]"], "operands = [1, 100000]"),
     (["task.train=99999999999999999999"], "train = 99999999999999999999"),
-    (["task.api_batch=true"], "api_batch = True: batches are asked of the API itself"),
+    (["task.api_batch=true"], "task.api_batch = True: upstream=simulated does not read it; choose upstream anthropic"),
     (["task.upstream=vertex"], "GOOGLE_CLOUD_PROJECT"),
     (["task.upstream=anthropic"], "ANTHROPIC_API_KEY"),
 ])
@@ -109,14 +109,13 @@ def test_what_is_written_is_read_back(folder):
 @pytest.mark.parametrize(("damage", "words"), [
     (lambda row: b"{broken\n", "no JSON"),
     (lambda row: b"\xff" + row, "not UTF-8"),
-    (lambda row: b"[]\n", "expected an object with the texts expression, kind"),
+    (lambda row: b"[]\n", "no object; expected one"),
     (lambda row: row.replace(b'"kind": "custom"', b'"kind": "greek"'), "kind is 'greek', expected custom or standard"),
-    (lambda row: row.replace(b'"answer": "', b'"answer": "9'), "truth is 9"),
-    (lambda row: row.replace(b'"api_answer": "', b'"api_answer": "x'), "api_answer is 'x"),
+    (lambda row: row.replace(b'"answer": "', b'"answer": "9'), "answer is 9"),
+    (lambda row: row.replace(b'"api_answer": "', b'"api_said": "'), "model: says who gave an api_answer, and there is none"),
     (lambda row: b'{"question": "4 \xce\xb2 0", "kind": "custom", "answer": "0", "api_answer": "0", "model": "m"}\n',
      "division by zero"),
-    (lambda row: b'{"question": "' + b"9" * 10**6 + b'"}\n', "longer than any row"),
-    (lambda row: b"\n", "no JSON"),
+    (lambda row: b'{"question": "' + b"9" * 2 * 10**6 + b'"}\n', "longer than 1,048,576 bytes"),
 ])
 def test_a_damaged_row_is_named_by_file_and_line(folder, damage, words):
     rows = (folder / "train.jsonl").read_bytes().splitlines(keepends=True)
@@ -133,7 +132,7 @@ def test_a_damaged_row_is_named_by_file_and_line(folder, damage, words):
 def test_a_file_cut_short_leaking_or_absent_is_named(folder):
     whole = (folder / "test.jsonl").read_bytes()
     (folder / "test.jsonl").write_bytes(whole[:-5])
-    with pytest.raises(UserError, match=r"test.jsonl: line 10: cut short"):
+    with pytest.raises(UserError, match=r"test.jsonl: line 10: no JSON"):
         read(folder, GREEK)
     (folder / "test.jsonl").write_bytes(whole + (folder / "train.jsonl").read_bytes().splitlines(keepends=True)[3])
     with pytest.raises(UserError, match=r"test.jsonl: line 11: .* is in train.jsonl too"):
@@ -148,7 +147,7 @@ def test_a_file_cut_short_leaking_or_absent_is_named(folder):
     with pytest.raises(UserError, match=r"test.jsonl: holds no rows"):
         read(folder, GREEK)
     (folder / "test.jsonl").unlink()
-    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .*; make it with python -m adapter.dataset"):
+    with pytest.raises(UserError, match=r"test.jsonl: cannot be read .*, as python -m adapter.dataset"):
         read(folder, GREEK)
 
 
@@ -174,8 +173,8 @@ def test_a_folder_of_before_there_was_a_validation_split_gets_one(server, tmp_pa
     assert make("data", *api, "task.validation=6")[0] == 0
     whole = {name: (tmp_path / "data" / name).read_bytes() for name in FILES}
     (tmp_path / "data" / "validation.jsonl").unlink()
-    with pytest.raises(UserError, match=r"validation\.jsonl: cannot be read \(No such file or directory\); make it with "
-                                        r"python -m symbols\.dataset --out .*/data, with the options that made the folder"):
+    says = r"validation\.jsonl: cannot be read \(No such file or directory\); task.data names a \.jsonl file, or a folder .*"
+    with pytest.raises(UserError, match=says + r", as python -m adapter\.dataset CONFIG --out .*/data makes"):
         read(tmp_path / "data", GREEK)
     asked = len(server.asked)
     code, line = make("data", *api, "task.validation=6")

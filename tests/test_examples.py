@@ -135,5 +135,5 @@ def test_a_task_by_entry_point(package, name, complaint):
 def test_the_three_ways_to_name_a_task():
     assert load_class("examples.iso_dates:IsoDates") is IsoDates
     assert load_class(f"{ROOT}/examples/iso_dates.py:IsoDates").__name__ == "IsoDates"
-    with pytest.raises(UserError, match=r"\(installed: none\); install its package, or name a class"):
+    with pytest.raises(UserError, match=r"\(known here: corrector, gym, symbols\); install its package, or name a class"):
         load_class("iso-dates")

@@ -13,7 +13,7 @@ import torch
 from torch.distributed import HashStore, PrefixStore
 
 import train
-from grpo import trainer
+from grpo import start, trainer
 from grpo.guards import dry_step
 from grpo.ranks import torchrun
 from grpo.ranks.ranks import ALONE, Joined, Ranks
@@ -119,7 +119,7 @@ def test_engines_start_in_turn_and_a_good_run_ends_nccl(monkeypatch):
 
     log, config = [], tiny_config()
     problem = Problem("p", "custom", ({"role": "user", "content": "1 + 2"},))
-    monkeypatch.setattr(trainer, "Sampler", lambda *_: log.append("engine") or SimpleNamespace(weights=stop))
+    monkeypatch.setattr(start, "Sampler", lambda *_: log.append("engine") or SimpleNamespace(weights=stop))
     with pytest.raises(Stop):
         trainer.Trainer(config, SimpleNamespace(
             train=[problem], validation=[problem], test=[problem], references={}, score=len), False,

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from adapter.api.claude import INSTRUCTION, ClaudeUpstream
+from adapter.api.claude import ClaudeUpstream
 from grpo.types import UserError
-from tests.claude import KEY, expected, questions, rows, texts
+from tests.claude import INSTRUCTION, KEY, expected, questions, rows, texts
 from tests.conftest import ROOT
 
 
@@ -26,7 +26,7 @@ def test_a_batch_is_asked_waited_for_and_kept(server, batches, capsys):
     assert not list(batches.store.parent.glob("*.batch.json"))
     assert texts(replace(batches, batch=False), asked) == expected(asked)
     assert len(server.asked) == 40
-    characters = sum(len(INSTRUCTION + q.text) for q in asked)
+    characters = sum(len(INSTRUCTION + q.question) for q in asked)
     assert f"${(characters // 3 * 1.0 + 40 * 64 * 5.0) / 2e6:.2f}" in capsys.readouterr().err  # half the price
 
 
@@ -91,10 +91,11 @@ import os, signal
 from pathlib import Path
 from adapter.api import message_batches as m
 from adapter.api.claude import ClaudeUpstream
-from tests.claude import questions
+from tests.claude import INSTRUCTION, questions
 def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)
 {when}
-upstream = ClaudeUpstream("anthropic", {batches.model!r}, Path({str(batches.store)!r}), agreed=True, batch=True, poll_s=0.02)
+upstream = ClaudeUpstream("anthropic", {batches.model!r}, Path({str(batches.store)!r}), agreed=True, batch=True,
+                          poll_s=0.02, prompt=INSTRUCTION + "{{question}}")
 upstream.answers(questions(25))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False, capture_output=True, text=True)

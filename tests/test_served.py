@@ -7,42 +7,59 @@ from dataclasses import replace
 
 import pytest
 
+from adapter.api.collect import CollectingUpstream
+from adapter.api.openai import OpenAIUpstream
+from adapter.api.replies import CUT_OFF
 from adapter.rows import Splits
-from adapter.task import asked
 from examples.served_client import ServedAdapter
 from grpo.types import UserError
 from symbols.expression import GREEK
 from symbols.generate import Range
-from symbols.rows import draw
-from tests.claude import rows
+from tests.claude import questions, rows
 from tests.conftest import ROOT
 from tests.symbol_rows import build
 
 
-@pytest.fixture
-def local(vllm_server, claude, monkeypatch):
-    """Our client, asking the embedded base."""
+@pytest.fixture(params=["anthropic", "openai"])
+def local(request, vllm_server, claude, monkeypatch) -> CollectingUpstream:
+    """Our client of either protocol, asking the embedded base without a key."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.setenv("ANTHROPIC_BASE_URL", vllm_server)
     monkeypatch.setenv("ANTHROPIC_API_KEY", "none")
-    return replace(claude, model="models/tiny", timeout_s=60, concurrency=32)
+    common = {"model": "models/tiny", "timeout_s": 60, "concurrency": 32}
+    if request.param == "anthropic":
+        return replace(claude, **common)
+    return OpenAIUpstream("openai", store=claude.store, prompt=claude.prompt, agreed=True, url=vllm_server, **common)
 
 
-def test_a_data_set_is_collected_from_a_real_server(local):
-    splits = asked(draw(0, Splits(100, 50, 50), Range((1, 99), (2, 4), 999), GREEK), local)
+def test_answers_are_collected_from_a_real_server(local):
+    asked = questions(100)
+    found = local.answers(asked)
     stored = rows(local)
-    assert len(stored) == len({row["key"] for row in stored}) == 200
+    assert len(stored) == len({row["key"] for row in stored}) == 100
     assert all(row["usage"]["input_tokens"] > 20 and row["usage"]["output_tokens"] > 0 for row in stored)
-    assert {row["stop_reason"] for row in stored} <= {"end_turn", "max_tokens"}
-    assert any(row["text"].strip() for row in stored)
-    assert {row.api.model for part in splits for row in part} == {"models/tiny"}
+    assert {row["stop_reason"] for row in stored} <= {"end_turn", "max_tokens", "stop", "length"}
+    assert any(answer.text.strip() for answer in found)
+    assert {answer.model for answer in found} == {"models/tiny"}
     before = local.store.read_bytes()
-    assert splits == asked(draw(0, Splits(100, 50, 50), Range((1, 99), (2, 4), 999), GREEK), local)
+    assert local.answers(asked) == found
     assert local.store.read_bytes() == before
+
+
+def test_parameters_and_the_longest_answer_are_obeyed(local):
+    brief = replace(local, max_tokens=2)
+    brief.answers(questions(8))
+    assert {row["usage"]["output_tokens"] for row in rows(brief)} == {2}
+    assert {row["stop_reason"] for row in rows(brief)} <= set(CUT_OFF)
+    hot = replace(local, parameters={"temperature": 2.0, "top_k": 50}, system="Reply with a number.")
+    assert [answer.text for answer in hot.answers(questions(8))] != [answer.text for answer in local.answers(questions(8))]
+    with pytest.raises(UserError, match="BadRequestError 400"):
+        replace(local, parameters={"temperature": "warm"}).answers(questions(1))
 
 
 def test_a_model_it_does_not_serve_is_one_line(local):
     with pytest.raises(UserError, match="NotFoundError 404"):
-        asked(draw(0, Splits(10, 5, 10), Range((1, 99), (2, 2), 999), GREEK), replace(local, model="claude-haiku-4-5"))
+        replace(local, model="claude-haiku-4-5").answers(questions(25))
 
 
 def test_the_served_adapter_answers_as_the_chain_does(vllm_server, toy, tmp_path):

@@ -43,7 +43,7 @@ def raising(*_: object) -> None:
     (replay, "replay", lambda: replay.main(["x"])),
     (comparing, "read_batch", lambda: comparing.main(["x"])),
     (reporting, "report", lambda: reporting.main(["x"])),
-    (commands, "settings_from", lambda: commands.run(lambda _: commands.settings_from({}))),
+    (commands, "task_of", lambda: commands.run(lambda _: commands.task_of())),
 ])
 def test_a_mistake_is_told_on_one_printable_line(module, name, command, monkeypatch, capsys):
     monkeypatch.setattr(module, name, raising)
@@ -87,7 +87,7 @@ def test_a_kept_step_says_why_it_stopped(fp32_policy, tmp_path, capsys, monkeypa
 
 
 def test_json_for_a_pipe_may_be_shown_too():
-    answer = ask.ChainAnswer("36 γ 52", "none", "override", "27", EVIL)
+    answer = ask.ChainAnswer("36 γ 52", EVIL, "none", "override", "27", EVIL)
     line = ask._as_json(answer)
     assert line.isprintable()
     assert "36 γ 52" in line

@@ -13,9 +13,10 @@ import pytest
 from adapter import dataset
 from adapter import rows as data
 from adapter.api import message_batches
-from adapter.api.answers import LONGEST_LINE, AnswerStore
+from adapter.api.answers import LONGEST_LINE, LONGEST_TEXT, AnswerStore
 from adapter.commands import run
 from adapter.measure.records import read_evaluation, read_kept, read_metrics
+from adapter.questions import Row
 from grpo.types import UserError
 from symbols import learning
 from symbols import rows as expressions
@@ -63,7 +64,7 @@ def zeros(path: Path) -> Path:
     ({"model": "\x1b]0;yours\x07"}, "model: expected"), ({"model": "\ud800"}, "model: expected"),
     ({"kind": "k" * 900}, "kind: expected at most 60"),
     ({"question": "1" + " γ 99" * 150}, "with the symbols in the config"),
-    ({"date": [[1]]}, "date: expected YYYY-MM-DD or null"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])
+    ({"date": [[1]]}, "date: expected a text, found [[1]]"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])
 def test_a_hostile_row_is_refused(tmp_path, line, words, split):
     data.write_splits(tmp_path, THREE)
     path = tmp_path / f"{split}.jsonl"
@@ -119,11 +120,13 @@ def test_answers_are_added_through_no_link(server, claude):
     assert (server.asked, list(claude.store.parent.iterdir())) == ([], [claude.store])
 
 
-@pytest.mark.parametrize(("text", "number"), [("9" * 2 * LONGEST_LINE, "none"), ("5" + " " * 10_000 + "apples", "none"),
-                                              ("1/" + "0" * 5_000 + "1", "none"), ("1" * 5_000, "none")])
-def test_a_reply_of_any_length_leaves_a_line_that_is_read(server, claude, text, number):
+@pytest.mark.parametrize("text", ["9" * 2 * LONGEST_LINE, "\0" * LONGEST_LINE, "5" + " " * 10_000 + "apples"])
+def test_a_reply_of_any_length_leaves_a_line_that_is_read(server, claude, text):
+    """Even beside the longest question, both of characters that JSON writes as six."""
     server.faults.append({"content": [{"type": "text", "text": text}]})
-    assert texts(claude, questions(1)) == texts(replace(claude), questions(1)) == [number]
+    kept = text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " [cut off]"
+    longest = [Row("\0" * LONGEST_TEXT, 1)]
+    assert texts(claude, longest) == texts(replace(claude), longest) == [kept]
     assert len(server.asked) == 1  # it is paid for, so it is an answer
     assert claude.store.stat().st_size < LONGEST_LINE
 
@@ -228,3 +231,8 @@ def test_a_key_that_is_a_common_word_spoils_no_answer(server, claude, monkeypatc
     monkeypatch.setenv("ANTHROPIC_API_KEY", "1")  # as for a server that wants none
     asked = questions(3)
     assert texts(claude, asked) == expected(asked)
+
+
+def test_a_question_that_no_line_could_hold_is_refused_before_it_is_asked(server, claude):
+    refused(lambda: claude.answers([Row("x" * (LONGEST_TEXT + 1), 1, id="a-1")]), "row a-1: has 100,001 characters")
+    assert not server.asked

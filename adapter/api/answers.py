@@ -1,8 +1,8 @@
 """What a real API answered: one JSON line a request, kept for good, because every answer is paid for.
 
-    key          SHA-256 of the request: model, parameters and prompt
+    key          SHA-256 of the request: model, parameters and prompt; not the server's address
     request      what was sent; no credential is part of it
-    text         the answer; null where there is none
+    text         the whole answer; null where there is none
     stop_reason, usage, date
     error        what went wrong instead, in words; such a request is asked again
 
@@ -17,17 +17,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from adapter.api.faults import without_keys
+from adapter.api.replies import Reply
 from grpo.types import UserError
 
-if TYPE_CHECKING:
-    from anthropic.types import Message
-
-LONGEST_LINE = 2**20  # bytes; one that is written here is shorter, as its texts are cut
-LONGEST_TEXT = 10_000  # characters of an answer; a number has fewer
-Request = dict[str, Any]  # the Messages API's arguments
+LONGEST_LINE = 2**21  # bytes; one that is written here is shorter, as its texts are
+LONGEST_TEXT = 100_000  # characters of a question, and of an answer; as JSON, one has 6 bytes at most
+Request = dict[str, Any]  # the body that is sent: the arguments of the Messages API, or of OpenAI's chat completions
 
 
 class Stored(NamedTuple):
@@ -79,6 +77,7 @@ class AnswerStore:
             if not all(isinstance(value, str) for value in (key, date, text if error is None else error)):
                 raise TypeError
             if error is None:
+                text = text.encode(errors="replace").decode()  # half a surrogate pair fits in no prompt and no file
                 self._answers[key] = Stored(text, date[:10], row["stop_reason"])
         except (ValueError, KeyError, TypeError, RecursionError):  # no UTF-8, no JSON, or a part of a longer line
             raise UserError(f"{self.path}: line {self._lines + 1} is no answer; delete that line, "
@@ -120,18 +119,9 @@ class AnswerStore:
         if fault:
             raise UserError(f"{self.path}: {fault}; what was answered before is kept; make room and run again")
 
-    def add_reply(self, request: Request, reply: "Message") -> str:
-        """Append an API's reply. Returns what is wrong with it, in words, or ""."""
-        try:  # the SDK takes any JSON for a message
-            text = without_keys("".join(block.text for block in reply.content if block.type == "text"))
-            if not isinstance(stop_reason := reply.stop_reason, str | None):
-                raise TypeError
-        except (AttributeError, TypeError):
-            self.add(request, None, None, None, error="a reply that is no message")
-            return "a reply that is no message"
-        if len(text) > LONGEST_TEXT:  # the mark keeps what is left from being a number
+    def add_reply(self, request: Request, reply: Reply) -> None:
+        """Append an API's reply. The text of one that is longer than LONGEST_TEXT is cut there, and marked."""
+        text = without_keys(reply.text)
+        if len(text) > LONGEST_TEXT:
             text = f"{text[:LONGEST_TEXT]} [cut off]"
-        counts = {name: getattr(reply.usage, name, None) for name in ("input_tokens", "output_tokens")}
-        stop_reason = stop_reason and without_keys(stop_reason)[:50]
-        self.add(request, text, stop_reason, {name: n for name, n in counts.items() if isinstance(n, int)} or None)
-        return ""
+        self.add(request, text, reply.stop_reason and without_keys(reply.stop_reason)[:50], reply.usage)

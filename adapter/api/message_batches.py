@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 
 from adapter.api.answers import AnswerStore, Request
 from adapter.api.faults import scrubbed
+from adapter.api.replies import NoReply, of_messages
 from grpo.run.files import brief, read_object, write_text
 from grpo.types import UserError
 
@@ -90,10 +91,16 @@ async def finish(client: "AsyncAnthropic", store: AnswerStore, poll_s: float, qu
 
 
 def _keep(store: AnswerStore, request: Request, result) -> str:
+    """Keep a result. Returns what went wrong, in words, or ""."""
     if result.type == "succeeded":
-        return store.add_reply(request, result.message)
-    said = getattr(getattr(getattr(result, "error", None), "error", None), "message", None)
-    fault = f"batch request {result.type}" + (f": {scrubbed(said)}" if isinstance(said, str) else "")
+        try:
+            store.add_reply(request, of_messages(result.message))
+            return ""
+        except NoReply as error:
+            fault = str(error)
+    else:
+        said = getattr(getattr(getattr(result, "error", None), "error", None), "message", None)
+        fault = f"batch request {result.type}" + (f": {scrubbed(said)}" if isinstance(said, str) else "")
     store.add(request, None, None, None, error=fault)
     return fault
 

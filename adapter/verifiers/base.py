@@ -1,5 +1,6 @@
 """What every verifier can do, and the result of one call."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -36,13 +37,14 @@ class Verified:
 
     score: float  # in [0, 1]; 0 where it timed out
     timed_out: bool = False  # only a user's own function can
+    seconds: float = 0.0  # that the call took, without waiting for a free process
 
 
 class Pending(Protocol):
     """A call whose result is not looked at yet."""
 
     def result(self) -> Verified:
-        """Waits for it. Raises adapter.verifiers.pool.VerifierError where a user's own function failed."""
+        """Waits for it. Raises VerifierError of grpo.types where a user's own function failed."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,12 @@ class Ready:
 
 def submit(verifier: Verifier, row: Row, answer: str, completion: str = "") -> Pending:
     """Start a call of any verifier, so that others can run meanwhile; the completion's whole text is for an error alone."""
-    start = getattr(verifier, "submit", None)
-    return Ready(Verified(verifier.right(row, answer))) if start is None else start(row, answer, completion)
+    own = getattr(verifier, "submit", None)
+    if own is not None:
+        return own(row, answer, completion)
+    start = time.perf_counter()
+    score = verifier.right(row, answer)
+    return Ready(Verified(score, seconds=time.perf_counter() - start))
 
 
 def accepted(answer: object) -> list[object]:

@@ -101,7 +101,8 @@ def _of_row(value: object) -> str | None:
         return None
 
 
-def _accepted(answer: object) -> list[object]:
+def accepted_json(answer: object) -> list[object]:
+    """The values of a row's answer: those in any_of, or the one that it is."""
     several = isinstance(answer, dict) and answer.keys() == {"any_of"} and isinstance(answer["any_of"], list)
     return answer["any_of"] if several else [answer]
 
@@ -125,11 +126,11 @@ class Json:
 
     def right(self, row: Row, answer: str) -> float:
         """1.0 where the value is one of the accepted."""
-        return float(canonical(answer) in [_of_row(value) for value in _accepted(row.answer)])
+        return float(canonical(answer) in [_of_row(value) for value in accepted_json(row.answer)])
 
     def check(self, row: Row) -> None:
         """See Verifier. A text that holds a list or an object is taken for a slip, unless it stands in any_of."""
-        values = _accepted(row.answer)
+        values = accepted_json(row.answer)
         if not values:
             raise ValueError("any_of lists nothing; give one or more accepted values")
         for value in values:

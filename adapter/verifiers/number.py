@@ -66,7 +66,7 @@ def _written(value: Fraction) -> str | None:
     return str(value) if read_number(str(value)) == value else None
 
 
-def _of_row(value: object) -> Fraction | None:
+def of_row(value: object) -> Fraction | None:
     """A number of a data set: JSON's, or a text that holds one."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return Fraction(repr(value)) if abs(value) < 10**40 else None  # NaN and inf are not smaller
@@ -94,11 +94,12 @@ class Number:
     def right(self, row: Row, answer: str) -> float:
         """1.0 where the number is one of the accepted, or within the tolerance of one."""
         value, allowed = read_number(answer), Fraction(repr(self.tolerance))
-        truths = [truth for truth in map(_of_row, accepted(row.answer)) if truth is not None]
+        truths = [truth for truth in map(of_row, accepted(row.answer)) if truth is not None]
         if value is None:
             return 0.0
         return float(any(abs(value - truth) <= allowed * (abs(truth) if self.relative else 1) for truth in truths))
 
     def check(self, row: Row) -> None:
         """See Verifier."""
-        check_each(row.answer, _of_row, "number in a form that a box may have, such as 27, -3.5 or 7/2")
+        check_each(row.answer, lambda value: None if (n := of_row(value)) is None else _written(n),
+                   "number in a form that a box may have, such as 27, -3.5 or 7/2")

@@ -12,13 +12,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from grpo.config import Config
+from grpo.run.files import write_text
 from grpo.run.schema import from_command_line, validated
-from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError
+from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, UserError, VerifierError
 
 if TYPE_CHECKING:
     from grpo.policy import Policy
     from grpo.update import Updater
 
+SAMPLE = "verifier_error.json"
 KEY = "step"  # a tensor of bytes: everything but the LoRA, as JSON; a file's metadata may have 100 MB, and this has more
 
 
@@ -49,6 +51,17 @@ def keep_or_say_why(folder: Path, step: int, updater: "Updater", groups: list[Gr
     except OSError as fault:  # a full disk must not hide why the run stops
         return f"its batch could not be kept ({fault.strerror})"
     return f"python -m grpo.replay {path} runs it again"
+
+
+def with_sample(folder: Path, error: VerifierError) -> VerifierError:
+    """The error, its sample written to folder/verifier_error.json."""
+    path = folder / SAMPLE
+    try:
+        text = json.dumps(asdict(error.sample), ensure_ascii=False, indent=1, default=repr)
+        write_text(path, text + "\n")
+    except OSError as fault:
+        return VerifierError(f"{error}; the completion could not be kept ({fault.strerror})", error.sample)
+    return VerifierError(f"{error}; the whole completion is in {path}", error.sample)
 
 
 @dataclass(frozen=True)

@@ -112,14 +112,17 @@ def two_products_a_layer_gpu() -> None:
     from vllm.lora.punica_wrapper.punica_gpu import PunicaWrapperGPU
     from vllm.v1.worker.gpu import model_runner
 
-    def apply(self, x, output):
-        return output.addmm_(x @ self.all_a.T, self.all_b.T)
-
     for kind in (BaseLinearLayerWithLoRA, MergedColumnParallelLinearWithLoRA):
         kind.create_lora_weights = _side_by_side(kind.create_lora_weights)
-    BaseLinearLayerWithLoRA._apply_lora_to_output = apply
+    BaseLinearLayerWithLoRA._apply_lora_to_output = _with_lora
     PunicaWrapperGPU.update_metadata = lambda *_, **__: None
     model_runner.get_lora_capture_cases = lambda lora, _: [lora.max_loras + 1]
+
+
+def _with_lora(layer, x: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+    """The output with what the LoRA makes of x. The Transformers backend has a batch of one before the tokens."""
+    output.flatten(0, -2).addmm_(x.flatten(0, -2) @ layer.all_a.T, layer.all_b.T)  # of a view
+    return output
 
 
 def _side_by_side(create):
