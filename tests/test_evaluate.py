@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file, save_file
 
+from adapter import evaluate
 from adapter.commands import run
 from adapter.evaluate import FILES, check_replaceable, main, notes, pays_in_part
 from adapter.measure import tables
@@ -125,6 +126,15 @@ def test_an_earlier_evaluation_may_be_replaced(tmp_path):
         check_replaceable(tmp_path, [], "a:B")
     with pytest.raises(UserError, match=r"task\.target = a:B: its report has a section 'api'"):
         check_replaceable(tmp_path, [Section("api", [])], "a:B")
+
+
+def test_half_of_a_surrogate_pair_is_written_as_json_has_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluate, "draw", lambda *_: None)
+    monkeypatch.setattr(evaluate.report, "data", lambda _: {"half": "\ud83d"})
+    odd = replace(judge(row("2 γ 3", "6"), "6"), completion="\ud83d")
+    folder = evaluate.write(SimpleNamespace(run=tmp_path, outcomes={"adapter": [odd]}), "")
+    assert json.loads((folder / "report.json").read_text()) == {"half": "\ud83d"}
+    assert json.loads((folder / "completions.jsonl").read_text())["completion"] == "\ud83d"
 
 
 def test_a_run_from_the_outside(toy, tmp_path):
