@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from adapter.rows import Splits, write_splits
 from adapter.verdict import Agree, Answer, Override, Unparsed, boxes_in, final_answer, resolve
 from adapter.verifiers.number import Number
-from grpo.types import Problem, UserError
+from grpo.types import Problem
 from symbols.expression import GREEK, evaluate, parse
 from symbols.generate import Range
 from symbols.prompt import PromptText
@@ -232,22 +232,3 @@ def test_trivial_policies_by_hand(tmp_path):
     assert symbol_task(data=str(tmp_path)).references["api"].accuracy == found.pop("always CORRECT")
     for condition in ("explicit_no_correct", "none_no_correct"):  # CORRECT is no answer there
         assert {r.label for r in symbol_task(condition=condition, data=str(tmp_path)).trivial} == set(found)
-
-
-@pytest.mark.parametrize(("settings", "words"), [
-    ({"api_answers": "/home/me/.bashrc"}, r"task.api_answers = '/home/me/.bashrc': expected a name that ends in .jsonl"),
-    ({"api_answers": "a\0.jsonl"}, "all of its characters printable"),
-    ({"api_model": "\x1b[2J"}, "all of its characters printable"),
-    ({"data": "a\0"}, "all of its characters printable"),
-    ({"conditon": "vague"}, "task.conditon: unknown key; did you mean condition?"),
-    ({"condition": "loud"}, "task.condition = 'loud'"),
-    ({"operands": [9, 1]}, r"task.operands = \[9, 1\]"),
-    ({"terms": [1, 2]}, "task.terms"),
-    ({"symbols": {"θ": "+"}}, "task.symbols"),
-    ({"operands": [1, 2], "terms": [2, 2]}, "holds too few"),
-    ({"operands": [10, 99]}, "no operands from 10 to 99"),
-])
-def test_wrong_settings_are_one_line(settings, words):
-    with pytest.raises(UserError, match=words) as caught:
-        symbol_task(**settings)
-    assert "\n" not in str(caught.value)

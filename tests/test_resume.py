@@ -1,6 +1,5 @@
 """What a checkpoint is trusted with: only whole ones are taken, only the run's own settings go on, nothing is buried."""
 
-import fcntl
 import json
 import random
 import shutil
@@ -225,27 +224,3 @@ def test_a_resume_says_what_else_makes_other_numbers(fp32_policy, tmp_path):
     state["versions"]["torch"] = "0.1"
     (tmp_path / "step-00007" / "state.json").write_text(json.dumps(state))
     assert said(*keys) == [f"torch is {torch.__version__} here and was 0.1: equal to the bit only with the same versions"]
-
-
-def test_a_new_run_never_buries_what_is_there(tmp_path):
-    folder, config = tmp_path / "run", tiny_config().dump()
-    assert rundir.begin(folder, config, resume=False) == []
-    (folder / "metrics.jsonl").write_text("precious\n")
-    assert rundir.begin(folder, config, resume=True) == []
-    assert f"is now in {tmp_path}/run.1" in rundir.begin(folder, config, resume=False)[0]
-    assert f"is now in {tmp_path}/run.2" in rundir.begin(folder, config, resume=False)[0]
-    assert (tmp_path / "run.1" / "metrics.jsonl").read_text() == "precious\n"
-    with (folder / ".lock").open() as other:  # as another process would hold it
-        rundir._held.clear()
-        fcntl.flock(other, fcntl.LOCK_EX)
-        for resume in (True, False):
-            with pytest.raises(UserError, match="another process is training there"):
-                rundir.begin(folder, config, resume)
-    assert not (tmp_path / "run.3").exists()
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "thesis.tex").write_text("precious\n")
-    (tmp_path / "file").write_text("precious\n")
-    for place in (tmp_path, tmp_path / "other", tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UserError, match=r"run\.dir"):
-            rundir.begin(place, config, resume=False)
-    assert (tmp_path / "other" / "thesis.tex").read_text() == (tmp_path / "file").read_text() == "precious\n"

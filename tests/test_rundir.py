@@ -1,6 +1,7 @@
 """Where a run may be written is known before anything heavy starts, and what lies there stays."""
 
 import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -113,3 +114,27 @@ def test_a_bare_resume_begins_where_there_is_no_run(told, run, tmp_path):
         assert told(f"run.dir={tmp_path}/{name}", "--resume") == f"--resume: no run in {tmp_path}/{name} yet; one begins\n"
         assert told("--resume", f"{tmp_path}/{name}").startswith(f"error: --resume {tmp_path}/{name}: is no run (no config")
     assert told(f"run.dir={run}", "--resume") == told("--resume", str(run)) == ""
+
+
+def test_a_new_run_never_buries_what_is_there(tmp_path):
+    folder, config = tmp_path / "run", tiny_config().dump()
+    assert rundir.begin(folder, config, resume=False) == []
+    (folder / "metrics.jsonl").write_text("precious\n")
+    assert rundir.begin(folder, config, resume=True) == []
+    assert f"is now in {tmp_path}/run.1" in rundir.begin(folder, config, resume=False)[0]
+    assert f"is now in {tmp_path}/run.2" in rundir.begin(folder, config, resume=False)[0]
+    assert (tmp_path / "run.1" / "metrics.jsonl").read_text() == "precious\n"
+    with (folder / ".lock").open() as other:  # as another process would hold it
+        rundir._held.clear()
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for resume in (True, False):
+            with pytest.raises(UserError, match="another process is training there"):
+                rundir.begin(folder, config, resume)
+    assert not (tmp_path / "run.3").exists()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("precious\n")
+    (tmp_path / "file").write_text("precious\n")
+    for place in (tmp_path, tmp_path / "other", tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(UserError, match=r"run\.dir"):
+            rundir.begin(place, config, resume=False)
+    assert (tmp_path / "other" / "thesis.tex").read_text() == (tmp_path / "file").read_text() == "precious\n"
