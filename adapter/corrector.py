@@ -11,7 +11,6 @@ from adapter.verifiers.base import Pending, Ready, Verified, Verifier, submit
 from grpo.run.files import brief
 from grpo.types import Problem, Score, UserError
 
-LONGEST_NAME = 80  # characters of a problem's name, in logs and records
 RIGHT = 1.0  # a verifier may pay less for less; what is right is fully right
 
 
@@ -50,6 +49,7 @@ class Corrector:
     read: Callable[[str], Row] = plain_question  # what a user of the chain asks; raises ValueError, in words
     failures: Sequence[str] = FAILURES
     why_wrong: Callable[[Outcome], str] = why_wrong  # the class of a wrong outcome, one of `failures`
+    longest_name: int = 80  # characters of a problem's name, in logs and records
 
     def extracted(self, row: Row) -> str | None:
         """The API's answer, in the verifier's one way of writing it; None where its text holds none."""
@@ -58,8 +58,8 @@ class Corrector:
     def problem(self, row: Row) -> Problem:
         """The row as a prompt. A problem is named by its question."""
         name = " ".join(row.question.split())
-        if len(name) > LONGEST_NAME or not name.isprintable():
-            name = f"{brief(name, LONGEST_NAME - 20)} ({row.id})"
+        if len(name) > self.longest_name or not name.isprintable():
+            name = f"{brief(name, self.longest_name - 20)} ({row.id})"
         text = row.api.text if row.api else ""
         return Problem(name, row.kind, tuple(self.prompt.messages(row.question, text, self.extracted(row))), row)
 

@@ -4,23 +4,26 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adapter.api.settings import make_upstream
 from adapter.api.upstream import Upstream
 from adapter.corrector import Corrector
-from adapter.measure.accuracy import Entry
-from adapter.measure.sections import Section
 from adapter.questions import Row
 from adapter.rows import Splits
 from adapter.task import CorrectorTask, table
 from adapter.verifiers.number import Number
 from grpo.config import Config
 from grpo.types import Reference, UserError
-from symbols import failures, report, rows
+from symbols import failures, rows
 from symbols.expression import STANDARD, ExpressionError, Notation, evaluate, parse
 from symbols.prompt import PromptText
 from symbols.settings import DRAWN, Settings, make_notation, make_range
 from symbols.simulated import SimulatedUpstream
+
+if TYPE_CHECKING:
+    from adapter.measure.accuracy import Entry
+    from adapter.measure.sections import Section
 
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3})")
 
@@ -49,7 +52,7 @@ class SymbolTask(CorrectorTask):
         """See CorrectorTask."""
         notation = make_notation(settings)
         return Corrector(PromptText(settings.condition, notation), Whole(), partial(read_question, notation),
-                         failures.FAILURES, partial(failures.why_wrong, notation))
+                         failures.FAILURES, partial(failures.why_wrong, notation), rows.LONGEST)  # learning.py reads names
 
     @staticmethod
     def make_upstream(settings: Settings, seed: int, corrector: Corrector, quiet: bool = False) -> Upstream:
@@ -79,12 +82,16 @@ class SymbolTask(CorrectorTask):
         chances = [failures.chance(row, self.notation) for row in test]
         return [*super().trivial, Reference("random mapping, expected", table(test, chances))]
 
-    def policies(self) -> dict[str, Entry]:
+    def policies(self) -> dict[str, "Entry"]:
         """See CorrectorTask."""
+        from symbols import report  # which draws, and training does not
+
         return report.policies(self.rows.test, self.notation)
 
-    def sections(self, run: Path, until: int, config: Config) -> list[Section]:
+    def sections(self, run: Path, until: int, config: Config) -> list["Section"]:
         """See CorrectorTask."""
+        from symbols import report
+
         return [report.section(run, until, config, self.notation, self.settings.condition)]
 
 

@@ -74,6 +74,13 @@ def test_the_rooms_of_grpo_stand_on_the_ground(room):
             assert not name.startswith("grpo") or name in top or any(name.startswith(r) for r in rooms), f"{path}: {name}"
 
 
+def test_the_corrector_knows_no_arithmetic_in_signs():
+    """The minus sign of a printed number is none of an expression's."""
+    for path in (ROOT / "adapter").rglob("*.py"):
+        assert not set(path.read_text(encoding="utf-8")) & set("×÷θαγβ"), path
+        assert "−" not in path.read_text(encoding="utf-8") or path.name == "number.py"
+
+
 def test_arithmetic_imports_only_the_standard_library():
     import sys
 
