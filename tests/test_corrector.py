@@ -42,7 +42,7 @@ def test_a_file_becomes_a_task(tmp_path):
     assert [len(part) for part in (made.train, made.validation, made.test)] == [160, 20, 20]
     assert sum(map(len, made.rows)) == 200
     api = made.references["api"]
-    right = [int(row.question.split()[3]) % 2 for row in made.rows.test]
+    right = [int(row.question.split()[4]) % 2 for row in made.rows.test]
     assert (api.label, api.accuracy["overall"]) == ("recorded API alone", sum(right) / 20)
     assert list(api.accuracy) == ["insect", "other", "overall"]
     bee = next(p for part in (made.train, made.validation, made.test) for p in part if p.name.endswith("1 + 1 times bee?"))
