@@ -21,6 +21,7 @@ from adapter.corrector import RIGHT, Corrector
 from adapter.questions import Row
 from adapter.rows import Splits
 from adapter.task import CorrectorTask, asked
+from adapter.verdict import AGREE
 from adapter.verifier_lint import VerifierReport, lint_verifier
 from grpo.config import Config, load
 from grpo.run.files import brief, printable
@@ -43,6 +44,9 @@ class BaseReport:
     truncated: float
     unparsed: float
     too_long: int  # questions whose prompts do not fit; they are not asked
+    agreed: float = 0.0  # of the completions
+    own_right: float = 0.0  # of those that give an answer of their own
+    api_right: float = 0.0  # of the questions
 
     def findings(self, config: Config) -> list[str]:
         """What is wrong, a line each."""
@@ -64,9 +68,18 @@ class BaseReport:
                          "gets right at times")
         return found
 
+    def notes(self) -> list[str]:
+        """What is no fault, and may become one."""
+        if not self.agreed or self.own_right >= self.api_right:
+            return []
+        return [f"its own answers are right less often ({self.own_right:.0%}) than the API's ({self.api_right:.0%}): GRPO "
+                "may learn to agree always. Let it work the answer out first (task.prompt.instructions, "
+                "task.prompt.examples); the alarm same_answer rings where it agrees whatever it is asked"]
+
     def __str__(self) -> str:
         return (f"{self.questions} questions, {GROUP} completions each: {self.right:.1%} right; of {self.once:.1%} of the "
-                f"questions at least one; {self.truncated:.1%} cut off, {self.unparsed:.1%} without an answer")
+                f"questions at least one; {self.agreed:.1%} agree with the API, {self.truncated:.1%} cut off, "
+                f"{self.unparsed:.1%} without an answer")
 
 
 def lint_base(config: Config, corrector: Corrector, rows: Sequence[Row]) -> BaseReport:
@@ -86,11 +99,15 @@ def lint_base(config: Config, corrector: Corrector, rows: Sequence[Row]) -> Base
     scores = [[one.result() for one in of] for of in tqdm(pending, desc="verifying", delay=1, leave=False, disable=None)]
     right = [[score.reward >= RIGHT for score in of] for of in scores]
     count = len(fits) * GROUP
+    agreed = sum(score.answer == AGREE for of in scores for score in of) / count
+    own = [score.reward >= RIGHT for of in scores for score in of if score.answer not in (None, AGREE)]
+    api = corrector.api_right([problem.data for problem in fits])
     return BaseReport(
         len(fits), sum(map(sum, right)) / count, sum(map(any, right)) / len(fits),
         sum(len({score.reward for score in of}) > 1 for of in scores) / len(fits),
         sum(c.truncated for group in groups for c in group) / count,
-        sum(score.unparsed for of in scores for score in of) / count, len(problems) - len(fits))
+        sum(score.unparsed for of in scores for score in of) / count, len(problems) - len(fits),
+        agreed, sum(own) / max(1, len(own)), sum(api) / len(api))
 
 
 def some(rows: Sequence[Row], most: int) -> list[Row]:
@@ -129,6 +146,8 @@ def check(config: Config, task_class: type[CorrectorTask], settings: object, que
     if base and not any(finding.check == "raises" for finding in found.findings):
         of_base = lint_base(config, corrector, answered)
         print(f"base        {printable(config.model.path)}: {of_base}")
+        for note in of_base.notes():
+            print(f"note        {note}")
         wrong += of_base.findings(config)
         if not of_base.findings(config):
             print(f"GRPO can start: {of_base.mixed:.0%} of groups are mixed")

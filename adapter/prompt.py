@@ -11,8 +11,8 @@ from adapter.questions import NONE
 
 Message = dict[str, str]
 
-INSTRUCTIONS = ("An API has answered a question. Check its answer. End with \\boxed{CORRECT} if it is right, else with the "
-                "right answer in \\boxed{}: {form}.")
+INSTRUCTIONS = ("An API has answered a question. Work the answer out yourself, then end with \\boxed{CORRECT} if the API's "
+                "is right, else with yours in \\boxed{}: {form}.")
 ALONE = "Answer the question. End with the answer in \\boxed{}: {form}."  # where the API's answer is not shown
 TEMPLATE = "API answer: {api_answer}\n\nQuestion: {question}"
 FIELDS = ("question", "api_answer", "api_extracted")

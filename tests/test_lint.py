@@ -57,7 +57,7 @@ def test_a_task_that_holds_passes(told):
     assert code == 0, said
     assert "wrong" not in said
     assert "API text    'abc' -> abc" in said
-    assert "    An API has answered a question. Check its answer." in said
+    assert "    An API has answered a question. Work the answer out yourself," in said
 
 
 @pytest.mark.parametrize(("name", "words"), [
@@ -91,6 +91,16 @@ def test_what_a_base_is_told_by_hand():
         found = BaseReport(**(fine | change)).findings(config)
         assert len(found) == len(words)
         assert all(line.startswith(start) for line, start in zip(found, words, strict=True))
+
+
+def test_a_base_that_had_better_agree_is_told_so():
+    """Own answers are right in 45 % of the cases, the API's in 67 %."""
+    found = BaseReport(16, 0.6, 0.8, 0.4, 0.0, 0.0, 0, 0.6, 0.45, 0.67)
+    (note,) = found.notes()
+    assert note.startswith("its own answers are right less often (45%) than the API's (67%): GRPO may learn to agree")
+    assert BaseReport(16, 0.6, 0.8, 0.4, 0.0, 0.0, 0, 0.6, 0.67, 0.67).notes() == []
+    assert BaseReport(16, 0.6, 0.8, 0.4, 0.0, 0.0, 0, 0.0, 0.45, 0.67).notes() == []  # it never agrees
+    assert "; 60.0% agree with the API, " in str(found)
 
 
 def test_a_base_is_asked(monkeypatch, capsys):
