@@ -108,7 +108,10 @@ def read_question(notation: Notation, text: str) -> Row:
     except (ExpressionError, ZeroDivisionError) as error:
         what = "division by zero" if isinstance(error, ZeroDivisionError) else error
         raise ValueError(f"{what}; write it like 36 {next(iter(notation))} 52, or 36 + 52") from None
-    return rows.question(expression, custom, notation)
+    row = rows.question(expression, custom, notation)
+    if len(row.question) > rows.LONGEST:  # with the spaces that it is written with
+        raise ValueError(f"the expression has {len(row.question)} characters; at most {rows.LONGEST} are read")
+    return row
 
 
 def check_said(settings: Settings, splits: Splits[list[Row]]) -> None:

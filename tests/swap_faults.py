@@ -32,6 +32,11 @@ def wrong_scale(loop, monkeypatch):
     change_pairs(monkeypatch, lambda name, a, b: (name, a, 2 * b))
 
 
+def a_hair(loop, monkeypatch):
+    """More than bfloat16 rounds, and less than a comparison of what is computed may show."""
+    change_pairs(monkeypatch, lambda name, a, b: (name, a, 1.01 * b))
+
+
 def transposed(loop, monkeypatch):
     change_pairs(monkeypatch, lambda name, a, b: (name, a.T.reshape(a.shape), b))
 

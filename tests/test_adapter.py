@@ -19,7 +19,7 @@ from symbols.task import Whole
 from tests.symbol_rows import build, row, symbol_task
 
 TINY = Range((1, 99), (2, 4), 999)
-LONG = ("", "9", ""), ("0.", "3", ""), ("1/", "0", "7"), ("2/", "3", "")  # 40 more digits are a number, 41 none
+LONG = ("", "9", ""), ("1/", "0", "7"), ("2/", "3", "")  # 40 more digits are a number, 41 none
 
 
 def parse_answer(text: str) -> Answer:
@@ -50,6 +50,8 @@ def parse_answer(text: str) -> Answer:
     (r"\boxed{correct}", Unparsed("no answer of this kind")),
     *((rf"\boxed{{{start}{more * 40}{end}}}", Override(str(Fraction(f"{start}{more * 40}{end}"))))
       for start, more, end in LONG),
+    (r"\boxed{0." + "3" * 39 + "}", Override("3" * 39 + "/1" + "0" * 39)),
+    (r"\boxed{0." + "3" * 40 + "}", Unparsed("no answer of this kind")),  # as a fraction its denominator has 41 digits
     *((rf"\boxed{{{start}{more * 41}{end}}}", Unparsed("no answer of this kind")) for start, more, end in LONG),
     (r"\boxed{1/" + "0" * 5000 + "1}", Unparsed("no answer of this kind")),  # Python refuses to read so long a number
     (r"\boxed{1e9}", Unparsed("no answer of this kind")),

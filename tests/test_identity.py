@@ -14,7 +14,7 @@ import torch
 from pydantic import BaseModel
 
 from grpo.rollout import sampling_seed
-from grpo.run.identity import Identity, _spelled
+from grpo.run.identity import Identity, _spelled, fingerprint
 from grpo.types import Problem, Prompt
 
 ROOT = Path(__file__).parents[1]  # conftest has it too, and reads transformers and peft: processes that start here need not
@@ -77,6 +77,19 @@ def test_what_a_data_set_is():
     problems = [Problem(str(i), "custom", ()) for i in range(2)]
     assert identity(test=problems) != identity(test=reversed(problems))
     assert identity(validation=problems).data == same.data | {"validation": identity(test=problems).data["test"]}
+
+
+def test_what_tells_two_bases_apart():
+    x, y = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]), torch.zeros(2)
+    same = fingerprint([("a", x), ("b", y)])
+    assert fingerprint([("b", y.clone()), ("a", x.clone())]) == same  # in whatever order they come
+    lower = x.clone()
+    lower[1, 2] = 6.5
+    others = {"rows": x.flip(0), "columns": x.flip(1), "a number": lower}
+    assert len({same, *(fingerprint([("a", other), ("b", y)]) for other in others.values())}) == 4
+    assert len({same, fingerprint([("c", x), ("b", y)]), fingerprint([("a", y), ("b", x)])}) == 3
+    nothing = [torch.zeros(2, 3), torch.zeros(3, 2), torch.zeros(2, 3, dtype=torch.float64), torch.zeros(0)]
+    assert len({fingerprint([("a", zeros)]) for zeros in nothing}) == 4
 
 
 def test_the_bits_of_a_seed_that_a_cpu_takes():

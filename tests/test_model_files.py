@@ -13,7 +13,7 @@ from transformers import Phi3Config, Phi3ForCausalLM
 import train
 from grpo.chat import Chat
 from grpo.policy import check_base
-from grpo.run.model_files import check_model, weight_shapes
+from grpo.run.model_files import check_model, check_shapes, model_folder, weight_shapes
 from grpo.types import Problem, UserError
 from tests.conftest import ROOT, tiny_config, tiny_policy
 
@@ -65,6 +65,7 @@ def refusal(base: Path) -> str:
                                   "generation_config.json", "chat_template.jinja"])
 @pytest.mark.parametrize(("content", "words"), [
     (POINTER, "is a Git LFS pointer, not the file, which `git lfs pull` fetches"), (PAGE, "is a web page, not the file"),
+    ("<HTML lang=en>", "is a web page, not the file"),
     ("", "is empty")])
 def test_a_file_that_is_not_what_its_name_says(base, name, content, words):
     (base / name).write_text(content)
@@ -103,6 +104,17 @@ def test_shards_are_all_there(base):
     assert refusal(base).startswith("model.safetensors.index.json holds no JSON object")
     (base / "model.safetensors.index.json").write_text('{"weight_map": 5}')
     assert refusal(base).startswith("model.safetensors.index.json has no weight_map")
+
+
+def test_a_path_that_is_no_name_of_the_hub_and_a_file_that_the_hub_lacks(monkeypatch):
+    assert model_folder("/nowhere/a/b") is None
+    monkeypatch.setattr("grpo.run.model_files.try_to_load_from_cache", lambda *_: object())  # known not to exist
+    assert model_folder("org/name") is None
+
+
+def test_names_of_one_side_alone_do_not_count(base):
+    check_shapes(str(base), {})
+    check_shapes(str(base), {"lm_head.weight": [1, 2]})
 
 
 def test_an_index_without_end_is_not_read(base):

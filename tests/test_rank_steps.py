@@ -1,13 +1,18 @@
 """One training step on two ranks, here threads: the gradient of one process."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+from grpo.guards import dry_step
 from grpo.ranks.ranks import ALONE
 from grpo.rollout import advantages
+from grpo.run.memory import GIB
 from grpo.types import Completion, Group, Score
 from grpo.update import Updater
 from tests.conftest import group_of, randomize, sampled_by, tiny_config, tiny_policy
+from tests.test_dry_step import prompt_of
 from tests.test_ranks import together
 
 
@@ -71,3 +76,16 @@ def test_a_step_without_a_signal_is_no_work_for_any(policies):
         assert metrics["policy/grad_norm"] is None
         assert metrics["tokens/trained"] == 0
         assert logs == {}
+
+
+def test_ranks_of_one_machine_share_its_memory(policies, monkeypatch):
+    """All look before one takes any; and each needs room to add gradients up, two more float32 a number."""
+    updater, did = Updater(policies[0], tiny_config("rollout.group_size=8", "rollout.max_new_tokens=24")), []
+    monkeypatch.setattr(dry_step, "available", lambda _: did.append("looks") or 10 * GIB)
+    alone = dry_step._sizes(updater.config, updater, prompt_of(9), [1.0, 2.0])["gradients and optimizer"]
+    updater.ranks = SimpleNamespace(size=2, sharing=lambda kind: {"cpu": 5}[kind], meet=lambda: did.append("meets"))
+    assert "of 2.00 GiB free" in dry_step.dry_step(updater, [prompt_of(9)], (0, 0))[0]
+    assert did == ["looks", "meets"]
+    numbers = sum(p.numel() for p in policies[0].parameters.values())
+    both = dry_step._sizes(updater.config, updater, prompt_of(9), [1.0, 2.0])["gradients and optimizer"]
+    assert (alone, both) == (pytest.approx(6.1 * numbers), pytest.approx(14.1 * numbers))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import train
-from grpo.run import rundir
+from grpo.run import preflight, rundir
 from grpo.run.files import writable
 from grpo.types import UserError
 from tests.conftest import ROOT, tiny_config
@@ -50,6 +50,38 @@ def test_an_earlier_run_that_cannot_be_renamed_is_one_line(run, monkeypatch, num
         assert f"run.dir = {run}: the earlier run there cannot be renamed ({os.strerror(number)})" in str(caught.value)
         step(run, True)
     assert (run / "metrics.jsonl").read_text() == "precious\n"
+
+
+def test_another_process_is_noticed_before_anything_heavy_starts(run):
+    with (run / ".lock").open() as other:  # as another process would hold it
+        fcntl.flock(other, fcntl.LOCK_EX)
+        for resume in (True, False):
+            with pytest.raises(UserError, match="another process is training there"):
+                rundir.check(run, resume)
+
+
+def test_a_disk_without_locks_is_trained_on(run, monkeypatch):
+    def refuses(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuses)
+    rundir.check(run, resume=True)
+    assert rundir.begin(run, CONFIG, resume=True) == []
+
+
+def test_a_lock_that_links_elsewhere_makes_no_file_there(run, tmp_path):
+    (run / ".lock").unlink()
+    (run / ".lock").symlink_to(tmp_path / "elsewhere")
+    for resume in (True, False):
+        with pytest.raises(UserError, match=r"is a link|levels of symbolic links"):
+            rundir.check(run, resume)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_a_place_that_is_read_only_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)  # whom it is asked for may be root
+    assert preflight.missing(f"{ROOT}/models/tiny", "cpu", f"{tmp_path}/a/b") == [
+        f"a place to write (run.dir: {tmp_path} is read-only)"]
 
 
 def test_no_rename_of_a_runs_parts_is_a_traceback(tmp_path):

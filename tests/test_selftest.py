@@ -2,16 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import grpo.guards.selftest
 from grpo.guards.parity import SyncError, bound, check_parity, parity_metrics
-from grpo.guards.selftest import MARGIN, check_modules, random_lora
+from grpo.guards.selftest import MARGIN, NOISIEST, check_modules, check_served, random_lora
 from grpo.types import Group, Problem, Prompt, TokenLog
 from tests import swap_faults
-from tests.conftest import group_of
+from tests.conftest import group_of, tiny_config
 from tests.loop import Loop
 
 
@@ -22,7 +23,9 @@ def loop() -> Iterator[Loop]:
     loop.sampler.close()
 
 
-def test_the_self_test_passes_and_leaves_everything_as_it_was(loop):
+def test_the_self_test_passes_and_leaves_everything_as_it_was(loop, monkeypatch):
+    noises = []
+    monkeypatch.setattr(grpo.guards.selftest, "check_parity", lambda *a: noises.append(a[3]) or check_parity(*a))
     before = {name: t.clone() for name, t in loop.policy.lora().items()}
     sampled = loop.sampler.sample(loop.prompts[:2], [1, 2], 4)
     found = loop.check()
@@ -30,13 +33,15 @@ def test_the_self_test_passes_and_leaves_everything_as_it_was(loop):
     assert found.stale > 10 * found.noise  # a LoRA that is heard
     assert found.module <= 0.02
     assert loop.updater.noise == found.noise
+    assert noises == [found.noise]  # the rule of every step holds for the policy that is to be trained
     assert all(torch.equal(t, before[name]) for name, t in loop.policy.lora().items())
     assert loop.sampler.sample(loop.prompts[:2], [1, 2], 4) == sampled
 
 
 @pytest.mark.parametrize("fault", [
     swap_faults.stale_cache, swap_faults.unswapped, swap_faults.wrong_keys, swap_faults.half_the_modules,
-    swap_faults.one_module, swap_faults.wrong_scale, swap_faults.transposed, swap_faults.exchanged, swap_faults.temperature])
+    swap_faults.one_module, swap_faults.wrong_scale, swap_faults.transposed, swap_faults.exchanged, swap_faults.temperature,
+    swap_faults.a_hair])
 def test_the_self_test_catches(loop, monkeypatch, fault):
     with monkeypatch.context() as broken:
         fault(loop, broken)
@@ -87,6 +92,14 @@ def test_either_turn_can_stop_it(loop, monkeypatch, gaps):
     loop.sampler.swap_lora(loop.policy.lora())
 
 
+def test_a_gap_near_what_another_lora_would_show_stops_it(loop, monkeypatch):
+    gap = 0.9 * NOISIEST[loop.policy.dtype]
+    monkeypatch.setattr(grpo.guards.selftest, "_served", lambda *_: (gap, 2 * gap))
+    with pytest.raises(SyncError, match="does not serve the policy's LoRA"):
+        loop.check()
+    loop.sampler.swap_lora(loop.policy.lora())
+
+
 def test_what_is_no_number_is_no_agreement(loop, monkeypatch):
     """The base's log-probs, a module's outputs, a trained token's log-prob."""
     nan = float("nan")
@@ -113,6 +126,44 @@ def test_a_few_tokens_may_hold_one_that_is_far_off_and_many_may_not():
     assert bound(1e-6, 1000, torch.float32) == pytest.approx(1e-4 + 5e-5)
 
 
+@pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.005), (torch.bfloat16, 0.15)])
+def test_the_base_may_be_so_noisy_and_no_noisier(monkeypatch, dtype, most):
+    updater = SimpleNamespace(policy=SimpleNamespace(dtype=dtype), config=tiny_config(), logps=lambda groups: {})
+    monkeypatch.setattr(grpo.guards.selftest, "_gap", lambda *_: most)
+    assert grpo.guards.selftest.check_base(updater, []) == most
+    monkeypatch.setattr(grpo.guards.selftest, "_gap", lambda *_: 1.01 * most)
+    with pytest.raises(SyncError, match=f"rounding explains {most} in {dtype}"):
+        grpo.guards.selftest.check_base(updater, [])
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_another_temperature_that_fits_better_is_named(monkeypatch, factor):
+    config = tiny_config("rollout.temperature=0.6")
+    updater = SimpleNamespace(policy=SimpleNamespace(dtype=torch.bfloat16), config=config, logps=lambda groups: {})
+
+    def check(noise: float, there: float) -> float:
+        monkeypatch.setattr(grpo.guards.selftest, "_gap", lambda *_: {
+            0.6: noise, 0.6 * factor: there}.get(updater.config.rollout.temperature, 1.0))
+        return grpo.guards.selftest.check_base(updater, [])
+
+    assert [check(0.1, 0.1), check(0.01, 0.0)] == [0.1, 0.01]  # with so little noise no other is tried
+    with pytest.raises(SyncError, match=rf"by 0\.1 nats on average, and by less at {0.6 * factor}"):
+        check(0.1, 0.09)
+    assert updater.config is config
+
+
+def test_what_the_buffers_hold_by_hand():
+    a, b = torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0], [0.1]])
+    policy = SimpleNamespace(lora=lambda: {"q.lora_A.weight": a, "q.lora_B.weight": b}, scale=2.0, dtype=torch.bfloat16)
+    held = {"q.lora_A.weight": a.bfloat16(), "q.lora_B.weight": torch.tensor([[6.0], [0.2]]).bfloat16()}
+    check_served(policy, SimpleNamespace(served_lora=lambda: held))
+    for wrong in ({"q.lora_B.weight": b.bfloat16()}, {"q.lora_A.weight": 2 * held["q.lora_A.weight"]}):
+        with pytest.raises(SyncError, match=f"vLLM does not hold {next(iter(wrong))} as the policy has it"):
+            check_served(policy, SimpleNamespace(served_lora=lambda wrong=wrong: held | wrong))
+    with pytest.raises(SyncError, match=r"vLLM does not hold q\.lora_B\.weight"):
+        check_served(policy, SimpleNamespace(served_lora=lambda: {"q.lora_A.weight": held["q.lora_A.weight"]}))
+
+
 def test_the_metrics_by_hand():
     gaps = (0.25, -0.5)  # the KL is the mean of exp d - 1 - d: 0.0340 and 0.1065
     assert parity_metrics([(-1.5 + gap, -1.5) for gap in gaps]) == {
@@ -133,6 +184,8 @@ def test_one_prompt_that_is_off_stops_it_and_rounding_does_not(off):
     assert check(0.00059) == pytest.approx(0.000295)
     with pytest.raises(SyncError, match=rf"by 0\.00061 nats on average on the completions of '{'ab'[off]}'"):
         check(0.00061)
+    with pytest.raises(SyncError, match="by nan nats"):
+        check(float("nan"))
     assert check(0.00129, noise=1e-4) == pytest.approx(0.000645)  # 8 times as much, and the 0.05 / 100
     with pytest.raises(SyncError, match=r"rounding explains 0\.0013 at most in torch\.float32, and 0\.0001 at the start"):
         check(0.00131, noise=1e-4)

@@ -13,6 +13,7 @@ from grpo.advantage import ADVANTAGES, overlong_penalty
 from grpo.config import Algorithm, Config
 from grpo.loss import CORRECTIONS, KLS, LOSSES, RATIOS, TokenData, policy_loss, token_terms
 from grpo.presets import PRESETS, idle
+from grpo.types import UserError
 from tests.conftest import tiny_config
 from tests.reference import Ours, Step, Told, by_grpo, by_loops, drawn_step, flat
 
@@ -59,6 +60,12 @@ def test_advantages_of_two_groups_by_hand(name, expected):
     rewards_PG = torch.tensor([[1, 0, 0, 0], [3, 1, 1, 3]], dtype=torch.float64)
     torch.testing.assert_close(ADVANTAGES[name](rewards_PG), torch.tensor(expected, dtype=torch.float64))
     assert not ADVANTAGES[name](torch.tensor([[0.3] * 3, [0.0] * 3])).any()
+
+
+def test_maxrl_refuses_a_reward_below_0():
+    assert not ADVANTAGES["maxrl"](torch.zeros(2, 3)).any()
+    with pytest.raises(UserError, match=r"it divides by a group's mean reward, and a reward is -0\.5; give rewards of 0"):
+        ADVANTAGES["maxrl"](torch.tensor([[1.0, 0.0], [1.0, -0.5]]))
 
 
 @pytest.mark.parametrize(("loss", "r", "advantage", "expected", "slope", "clipped"), [
