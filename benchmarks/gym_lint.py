@@ -13,7 +13,7 @@ from adapter import gym
 from adapter.verifier_lint import VerifierReport, lint_verifier
 from harness.files import brief
 
-ROWS, SEED, SECONDS = 10, 1, 5.0
+ROWS, SEED, SECONDS = 10, 1, 10.0
 PAGE = Path(__file__).parents[1] / "docs" / "gym.md"
 HEAD = """# The sets of reasoning-gym {version}
 
