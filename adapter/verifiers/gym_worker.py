@@ -11,6 +11,7 @@ import json
 import random
 import sys
 from contextlib import redirect_stdout
+from copy import deepcopy
 from functools import lru_cache
 
 from reasoning_gym.dataset import ProceduralDataset
@@ -25,6 +26,7 @@ def _drawn(of: str) -> ProceduralDataset:
     return create_dataset(asked["name"], size=asked["size"], seed=asked["seed"], **asked["options"])
 
 
+@lru_cache(4096)  # drawing one can take a second, and a group has many completions
 def _entry(of: str, index: int) -> dict:
     dataset = _drawn(of)
     random.seed(index)  # list_functions draws from Python's own generator too
@@ -37,7 +39,7 @@ def score(row: dict, answer: str) -> float:
     entry = _entry(json.dumps(of), row["gym"]["index"])
     if entry["question"] != row["question"]:
         raise LookupError("it is not the question that this set has at this place; draw the rows anew")
-    return float(_drawn(json.dumps(of)).score_answer(answer, entry) == 1.0)
+    return float(_drawn(json.dumps(of)).score_answer(answer, deepcopy(entry)) == 1.0)
 
 
 def main(what: str, of: str = "") -> None:
