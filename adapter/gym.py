@@ -52,8 +52,11 @@ class GymVerifier(Own):
             raise ValueError("it is no row of a gym set; draw it with adapter.gym.rows")
 
 
-def gym_verifier(seconds: float = 5.0, processes: int | None = None) -> GymVerifier:
-    """The verifier of every set. Raises UserError where the package is not installed."""
+def gym_verifier(seconds: float = 10.0, processes: int | None = None) -> GymVerifier:
+    """The verifier of every set. Raises UserError where the package is not installed.
+
+    seconds: of a call. The first one of a process draws the set anew, and some sets search for solutions.
+    """
     _check_installed()
     return GymVerifier("reasoning-gym", _WORKER, "score", seconds, processes, FORM)
 

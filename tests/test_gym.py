@@ -39,7 +39,8 @@ def test_digits_of_other_scripts_are_no_answer(verifier):
 
 @needs_gym
 def test_the_sets_own_verifier_scores_in_a_process(verifier):
-    for row in gym.rows("ransom_note", 4, seed=3) + gym.rows("gcd", 2, seed=1):
+    for row in [*gym.rows("ransom_note", 4, seed=3), *gym.rows("gcd", 2, seed=1),
+                *reversed(gym.rows("list_functions", 6, seed=1))]:  # it draws from Python's own generator too
         verifier.check(row)
         assert verifier.right(row, row.answer) == 1.0
         assert submit(verifier, row, "banana").result().score == 0.0
