@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 from adapter.api.simulated import SIMULATED
-
 from adapter.questions import NONE, ApiAnswer, Row
 from symbols.expression import Expression, Notation, evaluate
 from symbols.rows import expression_of

@@ -5,9 +5,9 @@ import re
 from pathlib import Path
 
 import pytest
-from adapter.api.upstream import Upstream
 from pydantic import BaseModel, ValidationError
 
+from adapter.api.upstream import Upstream
 from adapter.chain import changed
 from adapter.rows import Splits, write_splits
 from grpo.config import Algorithm, Config
