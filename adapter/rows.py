@@ -106,10 +106,10 @@ def divided(rows: Sequence[Row], shares: Sequence[float]) -> Splits[list[Row]]:
 def written(row: Row) -> str:
     """A row as a line of a file."""
     line: dict[str, object] = {"question": row.question, "kind": row.kind, "answer": row.answer}
-    line |= {} if _ID.fullmatch(row.id) else {"id": row.id}
+    line |= {} if not row.id or _ID.fullmatch(row.id) else {"id": row.id}
     if row.api is not None:
         line |= {"api_answer": row.api.text, "model": row.api.model, "date": row.api.date}
-    return json.dumps({name: value for name, value in line.items() if value != ""} | row.more, ensure_ascii=False) + "\n"
+    return json.dumps(line | row.more, ensure_ascii=False) + "\n"
 
 
 def write_splits(folder: Path, splits: Splits[Sequence[Row]]) -> None:

@@ -7,7 +7,8 @@ import pytest
 
 from adapter import dataset
 from adapter.commands import run
-from adapter.rows import write_splits
+from adapter.questions import ApiAnswer, Row
+from adapter.rows import read_rows, write_splits, written
 from grpo.types import UserError
 from symbols.expression import GREEK, STANDARD, evaluate, parse, render
 from symbols.rows import read
@@ -104,6 +105,14 @@ def test_what_is_written_is_read_back(folder):
     task = SymbolTask(Settings(data=str(folder)), seed=5)
     assert [p.name for p in task.train] == [row["question"] for row in lines(folder / "train.jsonl")]
     assert task.references["api"].label == "simulated API alone"
+
+
+@pytest.mark.parametrize("api", [None, ApiAnswer("", "m", "2020-01-31"), ApiAnswer("Six.", "m")])
+def test_a_row_is_read_back_whatever_the_api_said(tmp_path, api):
+    """An API that answered nothing has been asked: the row says so, and nobody asks again."""
+    row = Row("How many legs has a spider?", 8, "animals", "a-17", api, {"legs": "many"})
+    (tmp_path / "rows.jsonl").write_text(written(row))
+    assert read_rows(tmp_path / "rows.jsonl", {}, lambda row: None) == [row]
 
 
 @pytest.mark.parametrize(("damage", "words"), [
