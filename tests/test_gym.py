@@ -5,7 +5,10 @@ import os
 import pytest
 
 from adapter import gym
+from adapter.gym import FORM, GymTask
 from adapter.verifiers.base import submit
+from grpo.run.schema import validated
+from grpo.run.tasks import check_task, load_class
 from grpo.types import UserError, VerifierError
 from tests.conftest import LONG
 
@@ -90,3 +93,37 @@ def test_without_the_package_it_is_one_line(monkeypatch):
     for ask in (gym.available, gym.gym_verifier, lambda: gym.rows("gcd", 1, 1)):
         with pytest.raises(UserError, match=r"not installed; install it: .* requirements/gym.txt"):
             ask()
+
+
+def gym_task(**settings) -> GymTask:
+    sizes = {"train": 9, "validation": 3, "test": 4}
+    return GymTask(validated(GymTask.Settings, sizes | {"upstream": "simulated"} | settings, "task."), 1)
+
+
+@needs_gym
+def test_two_sets_are_a_task():
+    task = gym_task(sets=["gcd", "chain_sum"], simulated={"right": 1.0, "none": 0.0, "near_miss": 0.0, "echo": 0.0,
+                                                           "wrong_kind": 0.0})
+    check_task(task, "gym")
+    assert load_class("gym") is GymTask
+    assert [[sum(p.kind == kind for p in split) for kind in ("gcd", "chain_sum")]
+            for split in (task.train, task.validation, task.test)] == [[5, 4], [2, 1], [2, 2]]
+    questions = [row.question for rows in task.rows for row in rows]
+    assert len({*questions}) == 16
+    assert task.references["api"].accuracy == {"chain_sum": 1.0, "gcd": 1.0, "overall": 1.0}
+    problem = task.test[0]
+    begun = [task.score(problem, f"\\boxed{{{answer}}}") for answer in (problem.data.answer, "no number", "CORRECT")]
+    assert [one.result().reward for one in begun] == [1.0, 0.0, 1.0]
+    assert FORM in problem.messages[0]["content"]
+
+
+@needs_gym
+@pytest.mark.parametrize(("settings", "words"), [
+    ({"sets": ["chain_sun"]}, "'chain_sun': reasoning-gym has no such set; did you mean chain_sum or"),
+    ({"sets": []}, "task.sets"), ({"sets": ["gcd"], "options": {"lcm": {}}}, "options: lcm is none of the sets"),
+    ({"sets": ["gcd"], "options": {"gcd": {"nonsense": 1}}}, "mend the set's options")], ids=str)
+def test_a_wrong_set_is_one_line(settings, words):
+    with pytest.raises(UserError) as caught:
+        gym_task(**settings)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
