@@ -18,6 +18,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from queue import SimpleQueue
 
 from adapter.questions import Row
 from adapter.verifiers.base import Verified
@@ -82,12 +83,13 @@ class Pool:
         """
         self.target, self.heard, self._failure = target, time.monotonic(), ""
         first = Future()
-        self._numbers, self._waiting, self._sending = count(), {-1: first}, threading.Lock()
+        self._numbers, self._waiting, self._calls = count(), {-1: first}, SimpleQueue()
         command = [sys.executable, "-P", "-c", _START, f"{file}:{name}", str(processes), str(os.getpid()), ROOT]
         env = os.environ | {"PYTHONHASHSEED": "0"}  # the same score each time, whatever order a function's sets have
         self._server = subprocess.Popen(command, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                         start_new_session=True)  # signals to the trainer's group are the trainer's
-        threading.Thread(target=self._read, daemon=True).start()
+        for loop in (self._read, self._write):
+            threading.Thread(target=loop, daemon=True).start()
         atexit.register(self.close)
         loaded = first.result()
         if "fault" in loaded:
@@ -101,7 +103,7 @@ class Pool:
         return not self._failure and self._server.poll() is None
 
     def submit(self, row: Row, answer: str, completion: str, seconds: float) -> Call:
-        """Queue a call. Raises UserError where the row holds what JSON does not."""
+        """Queue a call, and wait for nothing. Raises UserError where the row holds what JSON does not."""
         try:
             line = json.dumps({"row": json.dumps(row.as_dict()), "answer": answer, "seconds": seconds})
         except (TypeError, ValueError, RecursionError) as error:
@@ -109,25 +111,27 @@ class Pool:
                             "of your own holds what JSON can write") from None
         number, reply, self.heard = next(self._numbers), Future(), time.monotonic()
         self._waiting[number] = reply
-        with self._sending:
-            with suppress(OSError, ValueError):  # it has gone: _read says so to whoever waits
-                self._server.stdin.write(f'{{"id": {number}, {line[1:]}\n'.encode())
-                self._server.stdin.flush()
-            if self._failure:
-                self._fail()
+        self._calls.put(f'{{"id": {number}, {line[1:]}\n'.encode())
+        if self._failure:
+            self._fail()
         return Call(self, row, answer, completion, seconds, reply)
 
     def close(self) -> None:
         """End the server, and all that it started."""
         atexit.unregister(self.close)
-        with suppress(OSError):
-            self._server.stdin.close()
-        self._server.terminate()  # a fork of this process may hold its stdin open
+        self._server.terminate()
         try:
             self._server.wait(20)
         except subprocess.TimeoutExpired:
             self._server.kill()  # its workers end with it
             self._server.wait()
+
+    def _write(self) -> None:
+        """In a thread: the trainer does not wait while the server is busy with starting processes."""
+        with suppress(OSError):  # it has gone: _read says so to whoever waits
+            while True:
+                self._server.stdin.write(self._calls.get())
+                self._server.stdin.flush()
 
     def _read(self) -> None:
         """In a thread: hand out the answers."""
