@@ -1,22 +1,42 @@
-"""The example: a task from a user's own file trains, without a change in grpo/; and tasks named by entry point."""
+"""The example: a task from a data set, a config and a user's own verifier, no code besides; and tasks by entry point."""
 
 import json
 from collections import Counter
 from datetime import date
+from functools import cache
 
 import pytest
 
+from adapter.questions import ApiAnswer, Row
+from adapter.task import CorrectorTask
+from adapter.verifiers.own import Own
 from examples import iso_base
-from examples.iso_dates import DAYS, IsoDates, accuracy
+from examples.iso_dates import make
+from examples.iso_dates.make import DAYS, FORMS, line
+from examples.iso_dates.verify import verify
+from examples.sums import Sums
+from grpo.config import load
+from grpo.run.schema import validated
 from grpo.run.tasks import load_class
-from grpo.types import Problem, UserError
-from tests.conftest import ROOT, run_train, train_here
+from grpo.types import Problem, Score, UserError
+from tests.conftest import ROOT, lines, run_train, train_here
 
-CONFIG = "examples/iso_dates.yaml"
+CONFIG = "examples/iso_dates/config.yaml"
+FOLDER = ROOT / "examples" / "iso_dates"
 
 
-def dates(**settings) -> IsoDates:
-    return IsoDates(IsoDates.Settings(**settings), seed=1)
+@cache
+def task() -> CorrectorTask:
+    """The config's. Its verifier runs in processes of its own, as in training."""
+    settings = load(ROOT / CONFIG).task.model_dump(exclude={"target"})
+    return CorrectorTask(validated(CorrectorTask.Settings, settings, "task."), seed=1)
+
+
+def scored(text: str, api: str = "2005-03-04") -> Score:
+    """Of a completion for 03/04/2005, which means the 3rd of April."""
+    row = Row("03/04/2005", "2005-04-03", "digits", api=ApiAnswer(api, "recorded"))
+    found = task().score(Problem(row.question, row.kind, (), row), text)
+    return found if isinstance(found, Score) else found.result()
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +48,7 @@ def base(tmp_path_factory) -> str:
 
 
 def test_it_learns_which_order_is_meant(base, tmp_path):
-    done = train_here(CONFIG, f"model.path={base}", f"run.dir={tmp_path}/run", "run.steps=12", "eval.every=12",
-                      "task.test=100", "task.validation=50")
+    done = train_here(CONFIG, f"model.path={base}", f"run.dir={tmp_path}/run", "run.steps=12", "eval.every=12")
     assert done.returncode == 0, done.stderr[-3000:]
     metrics = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     rewards = [m["reward/digits"] for m in metrics if "reward/digits" in m]
@@ -41,7 +60,7 @@ def test_it_learns_which_order_is_meant(base, tmp_path):
     assert before["digits"] < 0.2
     assert after["digits"] > 0.7
     assert after["named"] > before["named"] - 0.2
-    assert "simulated API alone" in done.stdout
+    assert "recorded API alone" in done.stdout
 
 
 @pytest.mark.parametrize(("text", "reward", "unparsed"), [
@@ -49,91 +68,158 @@ def test_it_learns_which_order_is_meant(base, tmp_path):
     ("\\boxed{2005-03-04} no: \\boxed{ 2005-04-03 }", 1.0, False),
     ("\\boxed{2005-04-03} no: \\boxed{2005-03-04}", 0.0, False),
     ("\\boxed{CORRECT}", 0.0, False),
-    ("\\boxed{2005-4-3}", 0.0, True),
-    ("\\boxed{2005-04-03} \\boxed{who knows}", 0.0, True),
+    ("\\boxed{2005-4-3}", 1.0, False),
+    ("\\boxed{2005-04-03} \\boxed{who knows}", 0.0, False),
+    ("\\boxed{It is 2005-04-03}", 0.0, False),
+    ("\\boxed{2005-004-03}", 0.0, False),
     ("2005-04-03", 0.0, True),
-    ("\\boxed{٢٠٠٥-٠٤-٠٣}", 0.0, True),
+    ("\\boxed{٢٠٠٥-٠٤-٠٣}", 0.0, False),
+    ("\\boxed{ }", 0.0, True),
     ("", 0.0, True)])
 def test_scores_by_hand(text, reward, unparsed):
-    wrong = Problem("03/04/2005", "digits", (), ("2005-04-03", "2005-03-04"))
-    score = dates(train=1, test=1).score(wrong, text)
+    score = scored(text)
     assert (score.reward, score.unparsed) == (reward, unparsed)
 
 
 @pytest.mark.parametrize(("text", "answer", "answers"), [
     ("\\boxed{2005-04-03}", "2005-04-03", 1), ("\\boxed{CORRECT}", "CORRECT", 1),
-    ("\\boxed{2005} \\boxed{CORRECT}", "CORRECT", 2),
-    ("\\boxed{none}", None, 1), ("2005-04-03", None, 0)])
+    ("\\boxed{2005} \\boxed{CORRECT}", "CORRECT", 2), ("2005-04-03", None, 0)])
 def test_what_was_answered_and_how_often(text, answer, answers):
-    score = dates(train=1, test=1).score(Problem("03/04/2005", "digits", (), ("2005-04-03", "2005-03-04")), text)
-    assert (score.answer, score.answers) == (answer, answers)
+    assert (scored(text).answer, scored(text).answers) == (answer, answers)
+
+
+@pytest.mark.parametrize(("api", "reward"), [
+    ("2005-04-03", 1.0), ("2005-4-3", 1.0), ("2005-03-04", 0.0), ("", 0.0)])
+def test_agreeing_is_right_where_the_api_is(api, reward):
+    assert scored("\\boxed{CORRECT}", api).reward == reward
+    assert not scored("\\boxed{CORRECT}", api).unparsed
+
+
+def test_the_verifier_is_the_file_that_readers_see_and_runs_in_the_pool():
+    own = task().corrector.verifier
+    assert isinstance(own, Own)
+    assert (own.file, own.function) == (FOLDER / "verify.py", "verify")
+    row = Row("3 April 2005", "2005-04-03")
+    answers = ["2005-04-03", "2005-4-03", "2005-04-3", "2005-04-03\n", "2005/04/03", "05-04-03", "2005-04-30", "x" * 10**4]
+    expected = [1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    calls = [own.submit(row, answer) for answer in answers]
+    assert [call.result().score for call in calls] == expected
+    assert [float(verify(row.as_dict(), answer)) for answer in answers] == expected
+    _, _, code = own.file.read_text().partition('"""\n\n')
+    assert f"```python\n{code}```" in (ROOT / "README.md").read_text()  # import and all, to be copied
 
 
 def test_trivial_policies_by_hand():
-    task = dates(train=4, test=4)
-    always_correct, always = task.trivial
-    assert (always_correct.label, always_correct.accuracy) == ("always CORRECT", task.references["api"].accuracy)
-    assert always.label == f"always {task.train[0].data[0]}"  # no date comes twice, so the first is as common as any
-    assert always.accuracy == {"digits": 0.0, "named": 0.0, "overall": 0.0}  # and none is in the test problems
-    assert accuracy(task.test, lambda truth, api: truth == task.test[2].data[0]) == {
-        "digits": 0.0, "named": 0.5, "overall": 0.25}
+    always_correct, always = task().trivial
+    assert (always_correct.label, always_correct.accuracy) == ("always CORRECT", task().references["api"].accuracy)
+    assert always.label == "always 2000-01-02"  # no date comes twice: the first of the calendar that is drawn
+    assert "2000-01-02" in {row.answer for row in task().rows.train}
+    assert always.accuracy == {"digits": 0.0, "named": 0.0, "overall": 0.0}  # and none of train is in test
 
 
-def test_agreeing_is_right_where_the_api_is():
-    task = dates(train=1, test=1)
-    right, silent = (Problem("3 April 2005", "named", (), ("2005-04-03", api)) for api in ("2005-04-03", "none"))
-    assert task.score(right, "\\boxed{CORRECT}").reward == 1.0
-    assert task.score(silent, "\\boxed{CORRECT}").reward == 0.0
-    assert task.score(silent, "\\boxed{none}").unparsed
+def test_the_prompt_is_the_one_that_the_base_is_taught():
+    text = ("An API writes dates as YYYY-MM-DD. End with \\boxed{CORRECT} if it is right, else with the date in \\boxed{}."
+            "\n\nAPI answer: %s | date: %s ->")
+    taught = iso_base.read_prompt()
+    for row, problem in zip(task().rows.test, task().test, strict=True):
+        content = text % (row.api.text or "none", row.question)
+        assert list(problem.messages) == [{"role": "user", "content": content}]
+        assert taught.messages(row.question, row.api.text, None) == list(problem.messages)
+    silent = next(row for row in task().rows.test if not row.api.text)
+    assert "API answer: none |" in task().corrector.problem(silent).messages[0]["content"]
+
+
+def test_what_the_base_is_taught_by_hand():
+    class Drawn:
+        """Named or digits, which order, the day, and whether the API is right, as a test wants them."""
+
+        def __init__(self, kind: str, order: str, luck: float):
+            self.picks, self.order, self.luck = iter([kind, date(2005, 4, 3), "2005-03-04"]), order, luck
+
+        def choice(self, of: list) -> object:
+            return next(self.picks)
+
+        def choices(self, of: list, weights: list) -> list:
+            assert dict(zip(of, weights, strict=True)) == {"day first": 1, "month first": 2}
+            return [self.order]
+
+        def random(self) -> float:
+            return self.luck
+
+    def taught(*drawn) -> tuple[str, str]:
+        chat, completion = iso_base.draw(Drawn(*drawn), iso_base.read_prompt())
+        return chat[0]["content"].split("API answer: ")[1], completion
+
+    assert taught("digits", "day first", 0) == (
+        "2005-03-04 | date: 03/04/2005 ->", "day first ; 2005-04-03 ; \\boxed{2005-04-03}")
+    assert taught("digits", "month first", 0) == (
+        "2005-04-03 | date: 04/03/2005 ->", "month first ; 2005-04-03 ; \\boxed{CORRECT}")
+    assert taught("named", "day first", 0.7) == ("2005-04-03 | date: 3 April 2005 ->", "2005-04-03 ; \\boxed{CORRECT}")
+    assert taught("named", "day first", 0.8) == ("2005-03-04 | date: 3 April 2005 ->", "2005-04-03 ; \\boxed{2005-04-03}")
+
+
+def test_the_data_are_what_the_program_makes(tmp_path):
+    make.main(str(tmp_path / "made"))
+    for name, size in {"train": 800, "validation": 100, "test": 200}.items():
+        made = (tmp_path / "made" / f"{name}.jsonl").read_bytes()
+        assert made == (FOLDER / f"{name}.jsonl").read_bytes()
+        assert made.count(b"\n") == size
+        assert len(made) < 100_000
 
 
 def test_splits_share_no_date_and_the_api_is_wrong_as_it_says():
-    task, again = dates(), dates()
-    assert [p.messages for p in task.train] == [p.messages for p in again.train]
-    truths = [p.data[0] for p in (*task.train, *task.validation, *task.test)]
-    assert len(set(truths)) == len(truths) == 2200
-    assert Counter(p.kind for p in task.validation) == {"named": 100, "digits": 100}
-    fewer = dates(validation=7)
-    assert (fewer.train, fewer.test) == (task.train, task.test)  # its size moves no other split
-    assert Counter(p.kind for p in task.train) == {"named": 800, "digits": 800}
-    for p in task.test:
-        day = date.fromisoformat(p.data[0])
-        assert p.name in (f"{day:%d/%m/%Y}", f"{day.day} {day:%B %Y}")
-        assert f"API answer: {p.data[1]} | date: {p.name} ->" in p.messages[0]["content"]
-    wrong = Counter(len(api) for truth, api in (p.data for p in task.train if p.kind == "named") if truth != api)
-    assert 30 < wrong[len("none")] < 110  # 800 / 4 / 3 = 67 expected
-    assert task.references["api"].accuracy["digits"] == 0.0
-    assert 0.65 < task.references["api"].accuracy["named"] < 0.85
-    assert dates(order="month first").references["api"].accuracy["digits"] == 1.0
+    splits = {name: lines(FOLDER / f"{name}.jsonl") for name in ("train", "validation", "test")}
+    rows = [row for split in splits.values() for row in split]
+    assert len({row["answer"] for row in rows}) == len({row["question"] for row in rows}) == len(rows) == 1100
+    wrong = Counter()
+    for row in rows:
+        day = date.fromisoformat(row["answer"])
+        assert row["question"] == (f"{day:%d/%m/%Y}" if row["kind"] == "digits" else f"{day.day} {day:%B %Y}")
+        wrongs = {f"{day:%Y-%d-%m}": "swapped", f"{day.year - 100}{day:-%m-%d}": "century off", "": "silent"}
+        wrong[row["kind"], {row["answer"]: "right", **wrongs}[row["api_answer"]]] += 1
+    assert wrong["digits", "swapped"] == 550  # all of them
+    assert 370 < wrong["named", "right"] < 455  # 550 * 3 / 4 = 412 expected
+    assert all(25 < wrong["named", fault] < 70 for fault in ("swapped", "century off", "silent"))  # 550 / 4 / 3 = 46
+    for split, size in (("train", 800), ("validation", 100), ("test", 200)):
+        assert Counter(row["kind"] for row in splits[split]) == {"named": size // 2, "digits": size // 2}
+    api = task().references["api"]
+    assert api.label == "recorded API alone"
+    assert api.accuracy["digits"] == 0.0
+    assert api.accuracy["named"] == sum(row["api_answer"] == row["answer"] for row in splits["test"]) / 100
     assert date(2005, 4, 3) in DAYS
     assert date(2005, 4, 4) not in DAYS  # day and month must differ to be swapped
     assert date(2005, 4, 13) not in DAYS
 
 
+def test_who_writes_the_month_first_is_read_as_meant():
+    drawn = line(None, date(2005, 4, 3), "digits", "month first")
+    assert drawn == {"question": "04/03/2005", "answer": "2005-04-03", "kind": "digits", "api_answer": "2005-04-03"}
+    assert set(FORMS) == {"day first", "month first"}
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     """An installed package with two entry points, one of them broken."""
-    info = tmp_path / "dates-1.0.dist-info"
+    info = tmp_path / "sums-1.0.dist-info"
     info.mkdir()
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: dates\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[grpo.tasks]\niso-dates = examples.iso_dates:IsoDates\n"
-                                           "broken = examples.iso_dates:No\n")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: sums\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[grpo.tasks]\ntwo-sums = examples.sums:Sums\nbroken = examples.sums:No\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
 @pytest.mark.parametrize(("name", "complaint"), [
-    ("iso-dates", "task.order = 'year first': must be 'day first' or 'month first'"),  # so it was found, and asked
-    ("iso-date", "nor an entry point of the group grpo.tasks (known here: broken, corrector, gym, iso-dates, symbols)"),
-    ("broken", "task.target = broken: module 'examples.iso_dates' has no attribute 'No'; name a class")])
+    ("two-sums", "task.terms = 4: must be less than or equal to 3"),  # so it was found, and asked
+    ("two-sum", "nor an entry point of the group grpo.tasks (known here: broken, corrector, gym, symbols, two-sums)"),
+    ("broken", "task.target = broken: module 'examples.sums' has no attribute 'No'; name a class")])
 def test_a_task_by_entry_point(package, name, complaint):
-    done = run_train(CONFIG, f"task.target={name}", "task.order=year first")
+    done = run_train("configs/smollm2_cpu.yaml", f"task.target={name}", "task.terms=4")
     assert done.returncode == 2
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1
 
 
 def test_the_three_ways_to_name_a_task():
-    assert load_class("examples.iso_dates:IsoDates") is IsoDates
-    assert load_class(f"{ROOT}/examples/iso_dates.py:IsoDates").__name__ == "IsoDates"
+    assert load_class("examples.sums:Sums") is Sums
+    assert load_class(f"{ROOT}/examples/sums.py:Sums").__name__ == "Sums"
     with pytest.raises(UserError, match=r"\(known here: corrector, gym, symbols\); install its package, or name a class"):
-        load_class("iso-dates")
+        load_class("two-sums")

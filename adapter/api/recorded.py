@@ -16,8 +16,9 @@ class RecordedUpstream:
         """See Upstream. Raises UserError, naming the row, where one has no answer."""
         for row in rows:
             if row.api is None:
-                raise UserError(f"{named(row)}: has no api_answer, and upstream=recorded asks no API; give api_answer in "
-                                "every row, or set another upstream (task.upstream=simulated, anthropic, vertex or openai)")
+                raise UserError(f"{named(row)}: has no api_answer, and upstream=recorded asks no API; give it along "
+                                "(adapter.ask: --api-answer), or choose another upstream (anthropic, vertex or openai; "
+                                "simulated, where the true answer is known)")
         return [row.api for row in rows]
 
 
