@@ -105,8 +105,19 @@ def test_the_verifier_is_the_file_that_readers_see_and_runs_in_the_pool():
     calls = [own.submit(row, answer) for answer in answers]
     assert [call.result().score for call in calls] == expected
     assert [float(verify(row.as_dict(), answer)) for answer in answers] == expected
-    _, _, code = own.file.read_text().partition('"""\n\n')
-    assert f"```python\n{code}```" in (ROOT / "README.md").read_text()  # import and all, to be copied
+
+
+def test_readmes_verifier_is_the_examples():
+    _, _, code = (ROOT / "examples" / "plurals" / "verify.py").read_text().partition('"""\n\n\n')
+    assert f"```python\n{code}```" in (ROOT / "README.md").read_text()
+
+
+def test_the_plurals_are_divided_and_each_is_its_own_plural():
+    settings = load(ROOT / "examples" / "plurals" / "config.yaml").task.model_dump(exclude={"target"})
+    plurals = CorrectorTask(validated(CorrectorTask.Settings, settings, "task."), seed=1)
+    assert [len(rows) for rows in plurals.rows] == [200, 41, 46]
+    right = [plurals.score(problem, f"\\boxed{{{plurals.true_answer(problem.data)}}}") for problem in plurals.test]
+    assert {score.result().reward for score in right} == {1.0}
 
 
 def test_trivial_policies_by_hand():

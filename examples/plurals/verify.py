@@ -1,6 +1,7 @@
-"""Is it the plural that the row has? Case and a full stop do not matter."""
+"""The verifier of examples/plurals."""
 
 
-def verify(row, answer):
+def verify(row: dict, answer: str) -> bool:
+    """Whether it is a plural that the row has, whatever its case and a full stop behind it."""
     accepted = row["answer"] if isinstance(row["answer"], list) else [row["answer"]]
     return answer.strip(" .\"'").lower() in accepted
