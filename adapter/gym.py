@@ -102,6 +102,8 @@ class GymSettings(ApiSettings):
 
     @model_validator(mode="after")
     def _options_are_of_the_sets(self) -> "GymSettings":
+        if twice := sorted({name for name in self.sets if self.sets.count(name) > 1}):
+            raise ValueError(f"sets: {twice[0]} is listed twice, and would give the same questions; list it once")
         if others := sorted(self.options.keys() - set(self.sets)):
             raise ValueError(f"options: {others[0]} is none of the sets; expected one of {', '.join(self.sets)}")
         return self

@@ -109,7 +109,7 @@ def written(row: Row) -> str:
     line |= {} if not row.id or _ID.fullmatch(row.id) else {"id": row.id}
     if row.api is not None:
         line |= {"api_answer": row.api.text, "model": row.api.model, "date": row.api.date}
-    return json.dumps(line | row.more, ensure_ascii=False) + "\n"
+    return json.dumps(row.more | line, ensure_ascii=False) + "\n"
 
 
 def write_splits(folder: Path, splits: Splits[Sequence[Row]]) -> None:
@@ -157,6 +157,9 @@ def _row(line: bytes, number: int, fields: Mapping[str, str]) -> Row | None:
         elif name in ("question", "answer") or name in fields:
             raise ValueError(f"has no field {brief(repr(theirs), 60)}; add it, or say in task.fields what it is called here"
                              + (f" ({name}: {theirs})" if name in fields else f", such as {{{name}: prompt}}"))
+    if twice := sorted(found.keys() & fields.keys()):
+        raise ValueError(f"has a field {twice[0]!r}, and task.fields takes that from {brief(repr(fields[twice[0]]), 60)}; "
+                         "rename or delete one of them")
     return _checked(values, found, number)
 
 

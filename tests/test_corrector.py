@@ -108,6 +108,14 @@ def test_windows_files_and_other_names_are_fine(tmp_path):
     assert [row.question for row in read_rows(path, {"question": "prompt"}, lambda row: None)] == ["1 leg?", "2 legs?"]
 
 
+def test_a_field_of_ours_beside_the_one_that_stands_for_it_is_refused(tmp_path):
+    path = write(tmp_path / "a.jsonl", [{"prompt": "1 leg?", "answer": "because", "final": 1}])
+    with pytest.raises(UserError, match=r"line 1: has a field 'answer', and task.fields takes that from 'final'; rename or"):
+        read_rows(path, {"question": "prompt", "answer": "final"}, lambda row: None)
+    assert json.loads(written(Row("q", 1, more={"answer": 2, "kind": "x", "mine": 3})).strip()) == {
+        "question": "q", "answer": 1, "kind": "all", "mine": 3}
+
+
 GOOD = {"question": "q", "answer": 1, "api_answer": "1"}
 
 

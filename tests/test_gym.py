@@ -120,7 +120,8 @@ def test_two_sets_are_a_task():
 @needs_gym
 @pytest.mark.parametrize(("settings", "words"), [
     ({"sets": ["chain_sun"]}, "'chain_sun': reasoning-gym has no such set; did you mean chain_sum or"),
-    ({"sets": []}, "task.sets"), ({"sets": ["gcd"], "options": {"lcm": {}}}, "options: lcm is none of the sets"),
+    ({"sets": []}, "task.sets"), ({"sets": ["gcd", "gcd"]}, "gcd is listed twice"),
+    ({"sets": ["gcd"], "options": {"lcm": {}}}, "options: lcm is none of the sets"),
     ({"sets": ["gcd"], "options": {"gcd": {"nonsense": 1}}}, "mend the set's options")], ids=str)
 def test_a_wrong_set_is_one_line(settings, words):
     with pytest.raises(UserError) as caught:
