@@ -15,11 +15,13 @@ import argparse
 import dataclasses
 import json
 import queue
+import re
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
+from adapter import strict_json
 from adapter.chain import Asked, Chain, ChainAnswer
 from adapter.commands import add_api_options, given, run
 from adapter.questions import Row
@@ -53,8 +55,12 @@ def _question(line: str) -> Asked:
     if not line.startswith("{"):
         return line
     try:
-        return json.loads(line)
+        return strict_json.read(line)
+    except strict_json.RefusedError as error:
+        raise UserError(f"{line[:60]!r}: {error}") from None
     except (ValueError, RecursionError):
+        if re.match(r'\{\s*"', line):
+            raise UserError(f"{line[:60]!r}: no JSON; expected an object on one line, or a question") from None
         return line  # a question may begin with a brace
 
 

@@ -106,6 +106,10 @@ class GymSettings(ApiSettings):
             raise ValueError(f"sets: {twice[0]} is listed twice, and would give the same questions; list it once")
         if others := sorted(self.options.keys() - set(self.sets)):
             raise ValueError(f"options: {others[0]} is none of the sets; expected one of {', '.join(self.sets)}")
+        try:
+            json.dumps(self.options, allow_nan=False)
+        except (TypeError, ValueError):
+            raise ValueError("options: expected numbers, texts, true, false, or lists of such") from None
         return self
 
 
@@ -118,7 +122,7 @@ class GymTask(CorrectorTask):
     def make_corrector(settings: GymSettings) -> Corrector:
         """See CorrectorTask. Raises UserError where the package is not installed."""
         verifier = gym_verifier(settings.seconds, settings.processes)
-        return Corrector(make_prompt(settings.prompt, verifier.form), verifier)
+        return Corrector(make_prompt(settings.prompt, verifier), verifier)
 
     @staticmethod
     def read_rows(settings: GymSettings, seed: int, corrector: Corrector) -> Splits[list[Row]]:

@@ -33,6 +33,7 @@ class Shot:
 
     question: str
     api_answer: str
+    api_extracted: str | None
     completion: str
 
 
@@ -54,7 +55,7 @@ class PromptText:
         """See Prompt."""
         turns = []
         for shot in self.shots:
-            turns += [{"role": "user", "content": self._turn(shot.question, shot.api_answer, shot.api_answer)},
+            turns += [{"role": "user", "content": self._turn(shot.question, shot.api_answer, shot.api_extracted)},
                       {"role": "assistant", "content": shot.completion}]
         turns.append({"role": "user", "content": self._turn(question, api_answer, api_extracted)})
         head = filled(self.instructions, {"form": self.form})

@@ -9,15 +9,19 @@ A folder has train.jsonl, validation.jsonl and test.jsonl. A single file is divi
 question stays where it is as the file grows.
 """
 
+import errno
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
+from adapter import strict_json
 from adapter.questions import ApiAnswer, Row
 from grpo.run.files import brief, write_text
+from grpo.run.tasks import TAKEN_KINDS
 from grpo.types import UserError
 
 T = TypeVar("T")
@@ -46,7 +50,7 @@ def read_data(
     check raises ValueError, in words, for a row that cannot be used. Raises UserError, naming file and line, where a row is
     wrong, a question is in two files, or a split is empty.
     """
-    if not place.is_dir():
+    if not folder_of_splits(place):
         parts = divided(read_rows(place, fields, check), shares)
         for name, rows in parts._asdict().items():
             if not rows:
@@ -63,30 +67,50 @@ def read_data(
     return splits
 
 
+def folder_of_splits(place: Path) -> bool:
+    """Whether a place is a folder. Raises UserError where it is neither that nor a file."""
+    try:
+        if place.exists() and not place.is_file() and not place.is_dir():
+            raise OSError(errno.EINVAL, "it is neither a file nor a folder")
+        return place.is_dir()
+    except OSError as error:  # a name that is too long, a link to itself
+        raise _unread(place, error) from None
+
+
 def read_rows(path: Path, fields: Mapping[str, str], check: Callable[[Row], None]) -> list[Row]:
     """The rows of a file, blank lines left out. Raises UserError, naming file and line, where one is wrong."""
-    rows, number, ids = [], 0, {}
+    rows, number, ids, asked, seen = [], 0, {}, {}, set()
     try:
         with path.open("rb") as file:
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
                 try:
-                    if row := _row(line, number, fields):
+                    if row := _row(line, number, fields, seen):
                         if (other := ids.setdefault(row.id, number)) != number and not _ID.fullmatch(row.id):
                             raise ValueError(f"id {brief(repr(row.id), 60)} is that of line {other} too; rename one of them")
                         check(row)
+                        before, answer = asked.setdefault(same(row.question), (number, row.answer))
+                        if answer != row.answer:
+                            raise ValueError(f"asks what line {before} asks, with another answer; keep one of them")
                         rows.append(row)
                     if len(rows) > MOST_ROWS:
                         raise ValueError(f"more than {MOST_ROWS:,} rows; cut the file")
                 except ValueError as error:
                     raise UserError(f"{path}: line {number}: {error}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); task.data names a .jsonl file, or a folder with "
-                        "train.jsonl, validation.jsonl and test.jsonl, as python -m adapter.dataset CONFIG --out "
-                        f"{path.parent} makes") from None
+        raise _unread(path, error) from None
+    if rows and (missed := sorted(fields.keys() - seen)):
+        raise UserError(f"{path}: task.fields takes {missed[0]} from {brief(repr(fields[missed[0]]), 60)}, which no row "
+                        "has; mend that name, or leave it out")
     if not rows:
         raise UserError(f'{path}: holds no rows; give one JSON object a line, such as {{"question": "2 + 2", "answer": 4}}')
     return rows
+
+
+def _unread(path: Path, error: OSError) -> UserError:
+    return UserError(f"{brief(str(path), 200)}: cannot be read ({error.strerror}); task.data names a .jsonl file, or a "
+                     "folder with train.jsonl, validation.jsonl and test.jsonl, as python -m adapter.dataset CONFIG --out "
+                     f"{brief(str(path.parent), 200)} makes")
 
 
 def same(question: str) -> str:
@@ -128,22 +152,18 @@ def write_splits(folder: Path, splits: Splits[Sequence[Row]]) -> None:
         raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
 
 
-class _FieldError(ValueError):
-    """JSON by its form, and refused."""
-
-
-def _row(line: bytes, number: int, fields: Mapping[str, str]) -> Row | None:
-    """A line as a row; None where it is blank. Raises ValueError, in words, where it is none."""
+def _row(line: bytes, number: int, fields: Mapping[str, str], seen: set[str]) -> Row | None:
+    """A line as a row; None where it is blank. Adds to `seen` which of `fields` it has. Raises ValueError, in words."""
     if len(line) > LONGEST_LINE:
         raise ValueError(f"longer than {LONGEST_LINE:,} bytes; shorten it, or leave it out")
     try:
         text = line.decode("utf-8-sig" if number == 1 else "utf-8")  # a mark, as editors on Windows write it
         if not text.strip():
             return None
-        found = json.loads(text, parse_constant=_no_number, object_pairs_hook=_no_twins)
+        found = strict_json.read(text)
     except UnicodeDecodeError:
         raise ValueError("not UTF-8; save the file as UTF-8") from None
-    except _FieldError:
+    except strict_json.RefusedError:
         raise
     except (ValueError, RecursionError):
         raise ValueError('no JSON; expected an object on one line, such as {"question": "2 + 2", "answer": 4}') from None
@@ -154,12 +174,15 @@ def _row(line: bytes, number: int, fields: Mapping[str, str]) -> Row | None:
         theirs = fields.get(name, name)
         if theirs in found:
             values[name] = found.pop(theirs)
-        elif name in ("question", "answer") or name in fields:
+            seen.add(name)
+        elif name in ("question", "answer"):
             raise ValueError(f"has no field {brief(repr(theirs), 60)}; add it, or say in task.fields what it is called here"
                              + (f" ({name}: {theirs})" if name in fields else f", such as {{{name}: prompt}}"))
     if twice := sorted(found.keys() & fields.keys()):
         raise ValueError(f"has a field {twice[0]!r}, and task.fields takes that from {brief(repr(fields[twice[0]]), 60)}; "
                          "rename or delete one of them")
+    if not strict_json.same_numbers(values["answer"], json.loads(text, parse_float=Decimal)[fields.get("answer", "answer")]):
+        raise ValueError("answer: holds a number of more digits than a JSON number keeps; write it as a text")
     return _checked(values, found, number)
 
 
@@ -173,6 +196,8 @@ def _checked(values: dict[str, object], more: dict[str, object], number: int) ->
             raise ValueError(f"{name}: is empty; " + ("leave the row out" if name == "question" else "leave it out"))
     if values["answer"] is None or values["answer"] in ("", [], {}):
         raise ValueError("answer: is empty; give what the verifier compares with, or leave the row out")
+    if (kind := values.get("kind")) in TAKEN_KINDS:
+        raise ValueError(f"kind: {kind} is a name under which the records have something else; rename it")
     for name, most in LONGEST.items():  # they are printed
         if len(text := str(values.get(name, ""))) > most or not text.isprintable():
             raise ValueError(f"{name}: expected at most {most} characters, all of them printable")
@@ -185,16 +210,3 @@ def _checked(values: dict[str, object], more: dict[str, object], number: int) ->
         api = ApiAnswer(str(values["api_answer"]), str(values.get("model", RECORDED)), values.get("date"))
     return Row(str(values["question"]), values["answer"], str(values.get("kind", "all")),
                str(values.get("id", f"line {number}")), api, more)
-
-
-def _no_number(name: str) -> None:
-    raise _FieldError(f"{name} is no JSON number; write it as a text, or leave the row out")
-
-
-def _no_twins(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _FieldError(f"has the field {brief(repr(twice), 60)} twice; keep one")
-    return found

@@ -1,17 +1,21 @@
 """The keys under `task` in the config of a corrector, and what is made of them."""
 
-from pathlib import Path
+import difflib
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from adapter.api.settings import ApiSettings, one_line
 from adapter.corrector import Corrector
-from adapter.prompt import ALONE, INSTRUCTIONS, TEMPLATE, PromptText, Shot, shows_the_api
+from adapter.prompt import ALONE, FIELDS, INSTRUCTIONS, TEMPLATE, PromptText, Shot, shows_the_api
 from adapter.rows import KNOWN
-from adapter.verdict import boxes_in
+from adapter.verdict import AGREE, Agree, Unparsed, boxes_in, final_answer
+from adapter.verifiers.base import Verifier
 from adapter.verifiers.settings import VerifierSettings, make_verifier
+from grpo.run.files import brief
 from grpo.run.schema import PathName, Section
+from grpo.types import UserError
 
 LONGEST_TEXT = 3000  # characters of a template; a config holds no longer value
 
@@ -34,6 +38,9 @@ class ShotSettings(Section):
 def _asks(template: str) -> str:
     if "{question}" not in template:
         raise ValueError("expected {question} in it, which stands for the row's question")
+    for name in set(re.findall(r"\{(\w+)\}", template)) - set(FIELDS):
+        if close := difflib.get_close_matches(name, FIELDS, 1):
+            raise ValueError(f"{{{name}}} stands for nothing; did you mean {{{close[0]}}}?")
     return template
 
 
@@ -75,21 +82,22 @@ class Settings(ApiSettings):
             raise ValueError(f"{unknown[0]} is no field; known here: {', '.join(KNOWN)}")
         return fields
 
-    @model_validator(mode="after")
-    def _shares_divide_a_file(self) -> "Settings":
-        if "shares" in self.model_fields_set and self.shares != [0.8, 0.1, 0.1] and Path(self.data).is_dir():
-            raise ValueError(f"shares divide a single file, and {self.data} is a folder of three; leave shares out")
-        return self
 
-
-def make_prompt(told: PromptSettings, form: str) -> PromptText:
-    """What the adapter is shown. form: what goes into the box, the verifier's."""
+def make_prompt(told: PromptSettings, verifier: Verifier) -> PromptText:
+    """What the adapter is shown. Raises UserError where an example's box holds nothing that the verifier takes."""
     instructions = told.instructions or (INSTRUCTIONS if shows_the_api(told.template) else ALONE)
-    shots = tuple(Shot(shot.question, shot.api_answer, shot.completion) for shot in told.examples)
-    return PromptText(instructions, told.template, form, shots)
+    prompt = PromptText(instructions, told.template, verifier.form, [
+        Shot(shot.question, shot.api_answer, verifier.extract(shot.api_answer), shot.completion) for shot in told.examples])
+    for at, shot in enumerate(told.examples):
+        answer = final_answer(boxes_in(shot.completion), verifier)
+        if isinstance(answer, Unparsed) or (isinstance(answer, Agree) and not prompt.may_agree):
+            raise UserError(f"task.prompt.examples, number {at + 1}: {brief(repr(shot.completion), 80)} ends in no answer "
+                            f"that would count; expected a \\boxed{{}} with {brief(verifier.form, 80)}"
+                            + (f", or {AGREE}" if prompt.may_agree else f" ({AGREE} needs {{api_answer}} in the template)"))
+    return prompt
 
 
 def make_corrector(settings: Settings) -> Corrector:
     """How the settings ask and judge. Raises UserError where a verifier of the user's own cannot be had."""
     verifier = make_verifier(settings.verifier, named=False)
-    return Corrector(make_prompt(settings.prompt, verifier.form), verifier)
+    return Corrector(make_prompt(settings.prompt, verifier), verifier)

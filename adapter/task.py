@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from adapter.api.settings import make_upstream, missing
 from adapter.api.upstream import Upstream
 from adapter.corrector import Corrector, PendingScore, with_answers
+from adapter.junk import true_answers
 from adapter.questions import Row
-from adapter.rows import RECORDED, Splits, read_data
+from adapter.rows import RECORDED, Splits, folder_of_splits, read_data
 from adapter.settings import Settings, make_corrector
-from grpo.types import Problem, Reference, Score, Table
+from grpo.types import Problem, Reference, Score, Table, UserError
 
 if TYPE_CHECKING:  # what measures is slow to load, and training does not need it
     from adapter.measure.accuracy import Entry
@@ -51,7 +52,11 @@ class CorrectorTask:
     @staticmethod
     def read_rows(settings: Any, seed: int, corrector: Corrector) -> Splits[list[Row]]:
         """The rows, with the API's answers where they are known. The seed is for a task that draws its questions."""
-        return read_data(Path(settings.data), settings.shares, settings.fields, corrector.verifier.check)
+        place = Path(settings.data)
+        if folder_of_splits(place) and settings.shares != Settings.model_fields["shares"].default:
+            raise UserError(f"task.shares: divide a single file, and {place} is a folder of three; leave them out, or say "
+                            "task.shares=[0.8,0.1,0.1]")
+        return read_data(place, settings.shares, settings.fields, corrector.verifier.check)
 
     def score(self, problem: Problem, text: str) -> Score | PendingScore:
         """1.0 if the chain's final answer is right. `answers` counts the boxes. A user's own verifier is not waited for."""
@@ -78,8 +83,8 @@ class CorrectorTask:
 
     def true_answer(self, row: Row) -> str | None:
         """A row's answer as a box would hold it; None where it is no plain value."""
-        first = row.answer[0] if isinstance(row.answer, list) and row.answer else row.answer
-        return self.corrector.verifier.normal(str(first)) if isinstance(first, str | int | float) else None
+        texts = true_answers(row, self.corrector.verifier)
+        return self.corrector.verifier.normal(texts[0]) if texts else None
 
 
 def asked(splits: Splits[list[Row]], upstream: Upstream) -> Splits[list[Row]]:

@@ -18,6 +18,7 @@ from grpo.run.files import brief
 from grpo.types import VerifierError
 
 SHOWN = 10  # extractions
+AT_ONCE, ENOUGH = 16, 8  # answers that are tried at once; of failing ones, after which no more are
 DECOY = "17"  # where all rows have the same answer
 
 
@@ -79,10 +80,10 @@ def lint_verifier(splits: Mapping[str, Sequence[Row]], verifier: Verifier, most:
     sound = [row for row in rows if _refusal(row, verifier) is None]
     chosen = sound[::max(1, -(-len(sound) // most))]
     every = list(dict.fromkeys(true for row in chosen for true in true_answers(row, verifier)))
-    tried = [_try(row, verifier, "", true) for row in chosen for true in true_answers(row, verifier)]
-    tried += [_try(row, verifier, label, text) for row in chosen for label, text in junk_answers(row, verifier, every)
+    cases = [(row, "", true) for row in chosen for true in true_answers(row, verifier)]
+    cases += [(row, label, text) for row in chosen for label, text in junk_answers(row, verifier, every)
               if text != AGREE or not _api_right(row, verifier)]
-    wrong, seconds = _scored(tried, verifier)
+    wrong, seconds = _scored(cases, verifier)
     findings += [*_gathered(wrong, len(chosen)), *_extracts(chosen, verifier, every)]
     shown = [row for row in rows if row.api is not None and row.api.text][:SHOWN]
     times = sorted(seconds) or [0.0]
@@ -124,19 +125,22 @@ def _try(row: Row, verifier: Verifier, label: str, text: str) -> _Tried:
     return _Tried(row, label, text, () if answer is None else tuple(submit(verifier, row, answer, completion) for _ in "12"))
 
 
-def _scored(tried: Sequence[_Tried], verifier: Verifier) -> tuple[list[_Wrong], list[float]]:
-    """What is wrong, and the seconds of each call."""
+def _scored(cases: Sequence[tuple[Row, str, str]], verifier: Verifier) -> tuple[list[_Wrong], list[float]]:
+    """What is wrong, and the seconds of each call. A few at once: the rest is left where ENOUGH calls hang or fail."""
     wrong, seconds = [], []
-    for one in tried:
-        found, results = None, []
-        try:
-            results = [call.result() for call in one.calls] or [Verified(0.0)] * 2
-        except VerifierError as error:
-            found = _Wrong("raises", error.sample.fault, one.row, one.text)
-        seconds += [result.seconds for result in results if one.calls]
-        if found is None:
-            found = _judged(one, results, verifier)
-        wrong += [found] if found is not None else []
+    for at in range(0, len(cases), AT_ONCE):
+        for one in [_try(row, verifier, label, text) for row, label, text in cases[at : at + AT_ONCE]]:
+            found, results = None, []
+            try:
+                results = [call.result() for call in one.calls] or [Verified(0.0)] * 2
+            except VerifierError as error:
+                found = _Wrong("raises", error.sample.fault, one.row, one.text)
+            seconds += [result.seconds for result in results if one.calls]
+            if found is None:
+                found = _judged(one, results, verifier)
+            wrong += [found] if found is not None else []
+        if sum(w.check in ("raises", "too slow") for w in wrong) >= ENOUGH:
+            break
     return wrong, seconds
 
 
@@ -177,7 +181,8 @@ def _extracts(rows: Sequence[Row], verifier: Verifier, every: Sequence[str]) -> 
     for row in rows:
         for true in true_answers(row, verifier)[:1]:
             wanted = verifier.normal(true)
-            decoy = next((other for other in (*every, DECOY) if verifier.normal(other) not in (None, wanted)), None)
+            decoys = (other for other in (*every, DECOY) if (other[:1] in ("[", "{")) == (true[:1] in ("[", "{")))
+            decoy = next((other for other in decoys if verifier.normal(other) not in (None, wanted)), None)
             if wanted is None or decoy is None:
                 continue
             again = f"I looked again, and the answer is {true}."

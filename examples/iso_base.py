@@ -14,6 +14,7 @@ import torch
 
 from adapter.prompt import Message, PromptText
 from adapter.settings import PromptSettings, make_prompt
+from adapter.verifiers.date import Date
 from examples.iso_dates.make import DAYS, FORMS, line
 from grpo.config import load
 from grpo.run.schema import validated
@@ -29,7 +30,7 @@ CONFIG = Path(__file__).parent / "iso_dates" / "config.yaml"
 def read_prompt() -> PromptText:
     """The prompt of the example's config: the base is taught on the very prompts that GRPO shows it."""
     told = load(CONFIG).task.model_dump()["prompt"]
-    return make_prompt(validated(PromptSettings, told, "task.prompt."), "")
+    return make_prompt(validated(PromptSettings, told, "task.prompt."), Date())
 
 
 def draw(rng: random.Random, prompt: PromptText) -> tuple[list[Message], str]:

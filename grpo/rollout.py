@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -56,13 +56,19 @@ def rollout(
 ) -> list[Group]:
     """Sample G completions a prompt and score their text. The prompts have places `first`, `first` + 1, ... in the step.
 
-    Each rank samples its share, and gets all of them.
+    A completion that ends is scored while the others are still being sampled. Each rank samples its share, and gets all of
+    them.
     """
     seeds = [sampling_seed(seed, step, first + place, prompt) for place, prompt in enumerate(prompts)]
-    mine = ranks.mine(prompts)
-    sampled = sampler.sample(mine, ranks.mine(seeds), group_size) if mine else []
-    whole = iter(scored(task, policy, [(p, s) for p, samples in zip(mine, sampled, strict=True) for s in samples]))
-    completions = [tuple(islice(whole, len(samples))) for samples in sampled]
+    mine, places = ranks.mine(prompts), []
+
+    def ended() -> Iterator[tuple[Prompt, Sample]]:
+        for place, index, sample in sampler.as_they_end(mine, ranks.mine(seeds), group_size) if mine else ():
+            places.append((place, index))
+            yield mine[place], sample
+
+    found = dict(zip(places, scored(task, policy, ended()), strict=True))
+    completions = [tuple(found[place, index] for index in range(group_size)) for place in range(len(mine))]
     if ranks.size > 1:  # a message would make a float of an int
         for completion in (c for c in chain(*completions) if not isinstance(c.score.reward, float)):
             check_reward(completion)
@@ -96,12 +102,17 @@ def step_groups(
     return groups, replaced
 
 
-def scored(task: Task, policy: Policy, sampled: Sequence[tuple[Prompt, Sample]]) -> list[Completion]:
-    """Samples with their texts and the task's verdicts on them. Raises UserError where one is no Score."""
-    texts = [policy.decode(sample.token_ids) for _, sample in sampled]
-    begun = [task.score(prompt.problem, text) for (prompt, _), text in zip(sampled, texts, strict=True)]
+def scored(task: Task, policy: Policy, sampled: Iterable[tuple[Prompt, Sample]]) -> list[Completion]:
+    """Samples with their texts and the task's verdicts on them: all are begun, as they come, before one is waited for.
+
+    Raises UserError where one is no Score.
+    """
+    begun = []
+    for prompt, sample in sampled:
+        text = policy.decode(sample.token_ids)
+        begun.append((prompt, sample, text, task.score(prompt.problem, text)))
     completions = []
-    for (prompt, sample), text, score in zip(sampled, texts, begun, strict=True):
+    for prompt, sample, text, score in begun:
         score = score if isinstance(score, Score) or not hasattr(score, "result") else score.result()
         if not isinstance(score, Score):
             raise UserError(f"{type(task).__name__}.score of {prompt.problem.name} returned {brief(repr(score))}; "

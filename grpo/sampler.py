@@ -24,7 +24,7 @@ warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
 logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns that a CPU has no Triton
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -41,6 +41,8 @@ from grpo.guards.parity import SyncError
 from grpo.run.engine_faults import why_not
 from grpo.run.identity import fingerprint
 from grpo.speed.engine import (
+    as_they_end,
+    layer_outputs,
     served_rank,
     settings,
     start_lightly,
@@ -141,15 +143,18 @@ class Sampler:
         What is sampled depends on the policy, the prompts and their seeds (< 2^62), not on what ran before. Completions
         have `rollout.max_new_tokens` at most, or `max_tokens` where that is less.
         """
-        common = self._common()
-        common["max_tokens"] = min(common["max_tokens"], max_tokens or common["max_tokens"])
-        return self._generate(prompts, [
-            SamplingParams(n=group_size, temperature=self._rollout.temperature, seed=seed, **common) for seed in seeds])
+        return self._generate(prompts, [self._params(group_size, seed, max_tokens) for seed in seeds])
+
+    def as_they_end(self, prompts: Sequence[Prompt], seeds: Sequence[int], size: int) -> Iterator[tuple[int, int, Sample]]:
+        """The same, each completion as soon as it has ended: its prompt's place, its own in the group of `size`, itself."""
+        params = [self._params(size, seed) for seed in seeds]
+        requests = self._llm.enqueue(self._inputs(prompts), params, self._request, use_tqdm=False)
+        for place, index, completion in as_they_end(self._llm, requests):
+            yield place, index, _sample(completion)
 
     def greedy(self, prompts: Sequence[Prompt]) -> list[Sample]:
         """The most probable completion of each prompt, token by token."""
-        params = SamplingParams(temperature=0.0, **self._common())
-        return [samples[0] for samples in self._generate(prompts, [params] * len(prompts))]
+        return [samples[0] for samples in self._generate(prompts, [self._params()] * len(prompts))]
 
     def served_lora(self) -> dict[str, torch.Tensor]:
         """What the engine's LoRA buffers hold now, by PEFT's names: A, and B alpha/r, in the engine's dtype."""
@@ -175,20 +180,9 @@ class Sampler:
         By the name of the layer's A. This is the layer alone, called by hand.
         """
         pairs = _pairs(self._policy.lora(), self._policy.scale)
-
-        def run(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-            manager, found = model.lora_manager, {}
-            for name, layer in manager.modules.items():
-                parts = manager.packed_modules.get(name, [name])
-                if present := [part for part in parts if part in pairs]:
-                    output = layer(inputs[pairs[present[0]][0].shape[1]])
-                    output = output[0] if isinstance(output, tuple) else output  # and a bias
-                    widths = [b.shape[2] for b in layer.lora_b_stacked]
-                    found |= {_A.format(part): of_part for part, of_part in zip(parts, output.split(widths, -1), strict=True)
-                              if part in present}
-            return found
-
-        return self._llm.apply_model(run)[0]
+        widths = {name: a.shape[1] for name, (a, _) in pairs.items()}
+        outputs = self._llm.apply_model(lambda model: layer_outputs(model, widths, inputs))
+        return {_A.format(name): output for name, output in outputs[0].items()}
 
     def weights(self) -> EngineWeights | None:
         """The engine's base weights, to be shared. None on a CPU, where vLLM repacks them."""
@@ -224,17 +218,23 @@ class Sampler:
             gc.collect()
             cleanup_dist_env_and_memory()
 
-    def _common(self) -> dict[str, object]:
-        return {"max_tokens": self._rollout.max_new_tokens, "stop_token_ids": self._chat.stop_ids,
-                "logprobs": 0, "flat_logprobs": True, "detokenize": False, "top_p": 1.0, "top_k": 0}
+    def _params(self, n: int = 1, seed: int | None = None, max_tokens: int | None = None) -> SamplingParams:
+        """Of a request; without a seed it is greedy."""
+        most = self._rollout.max_new_tokens
+        return SamplingParams(
+            n=n, seed=seed, temperature=0.0 if seed is None else self._rollout.temperature, top_p=1.0, top_k=0,
+            max_tokens=min(most, max_tokens or most), stop_token_ids=self._chat.stop_ids, logprobs=0, flat_logprobs=True,
+            detokenize=False)
 
     def _salt(self) -> str:
         """Part of every key of the prefix cache: prompts computed under another LoRA are never found."""
         return f"lora {self._swaps}"
 
+    def _inputs(self, prompts: Sequence[Prompt]) -> list[dict[str, object]]:
+        return [{"prompt_token_ids": list(p.token_ids), "cache_salt": self._salt()} for p in prompts]
+
     def _generate(self, prompts: Sequence[Prompt], params: list[SamplingParams]) -> list[list[Sample]]:
-        inputs = [{"prompt_token_ids": list(p.token_ids), "cache_salt": self._salt()} for p in prompts]
-        outputs = self._llm.generate(inputs, params, lora_request=self._request, use_tqdm=False)
+        outputs = self._llm.generate(self._inputs(prompts), params, lora_request=self._request, use_tqdm=False)
         return [[_sample(c) for c in sorted(out.outputs, key=lambda c: c.index)] for out in outputs]
 
 

@@ -133,6 +133,12 @@ GOOD = {"question": "q", "answer": 1, "api_answer": "1"}
     (GOOD | {"date": "yesterday"}, "date: expected YYYY-MM-DD"),
     ('{"question": "q", "answer": NaN}', "NaN is no JSON number"),
     ('{"question": "q", "question": "r"}', "'question' twice"),
+    ({**GOOD, "kind": "overall"}, "kind: overall is a name under which the records have something else"),
+    ('{"question": "r", "answer": 3.14159265358979323846}', "answer: holds a number of more digits"),
+    ('{"question": "r", "answer": [1, 0.12345678901234567890]}', "answer: holds a number of more digits"),
+    ('{"question": "r", "answer": 1, "more": 1e400}', "1e400 is no number that can be computed with"),
+    (r'{"question": "r \ud83d", "answer": 1}', "holds half of a surrogate pair"),
+    (GOOD | {"answer": 2}, "asks what line 1 asks, with another answer"),
     ("[1]", "no object"), ("{", "no JSON"), ("nothing", "no JSON"), ("[" * 10**5, "no JSON"),
     (json.dumps(GOOD | {"question": "q" * 10**7}), "longer than 1,048,576 bytes")], ids=lambda v: str(v)[:40])
 def test_a_wrong_row_is_one_line_with_file_and_number(tmp_path, line, words):
@@ -160,6 +166,13 @@ def test_a_question_in_two_splits_is_named(tmp_path):
     ({"fields": {"prompt": "x"}}, "prompt is no field"),
     ({"prompt": {"template": "API: {api_answer}"}}, "expected {question} in it"),
     ({"prompt": {"examples": [{"question": "q", "completion": "4"}]}}, "expected a \\boxed{} in it"),
+    ({"prompt": {"template": "{question} {api_anwser}"}}, "did you mean {api_answer}?"),
+    ({"prompt": {"examples": [{"question": "q", "completion": r"\boxed{seven}"}]}}, "ends in no answer that would count"),
+    ({"prompt": {"template": "{question}", "examples": [{"question": "q", "completion": r"\boxed{CORRECT}"}]}},
+     "CORRECT needs {api_answer} in the template"),
+    ({"data": "/" + "a" * 300 + ".jsonl"}, "cannot be read (File name too long)"),
+    ({"data": "/dev/null"}, "it is neither a file nor a folder"), ({"verifier": "x/" + "a" * 300 + ".py:f"}, "no such file"),
+    ({"fields": {"id": "name"}}, "task.fields takes id from 'name', which no row has"),
     ({"api_model": "gpt"}, "upstream=recorded does not read it"), ({"upstream": "openai"}, "name a model"),
     ({"simulated": {"right": 0.9}}, "shares sum to")], ids=str)
 def test_a_wrong_setting_is_one_line(tmp_path, settings, words):
@@ -168,6 +181,26 @@ def test_a_wrong_setting_is_one_line(tmp_path, settings, words):
         task(path, **settings)
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_shares_beside_a_folder_are_refused_and_can_be_taken_back(tmp_path):
+    for n, name in enumerate(("train", "validation", "test")):
+        write(tmp_path / f"{name}.jsonl", [GOOD | {"question": f"q {n}"}])
+    with pytest.raises(UserError, match=r"leave them out, or say task.shares=\[0.8,0.1,0.1\]"):
+        task(tmp_path, shares=[0.5, 0.25, 0.25])
+    assert len(task(tmp_path, shares=[0.8, 0.1, 0.1]).test) == 1
+
+
+def test_an_examples_api_answer_is_shown_as_a_rows_is(tmp_path):
+    shot = {"question": "legs of a cow?", "api_answer": "It is 5.", "completion": r"\boxed{4}"}
+    made = task(write(tmp_path / "a.jsonl", [*map(row_of, range(60))]),
+                prompt={"template": "{question} API: {api_extracted}", "examples": [shot]})
+    assert made.train[0].messages[0]["content"].endswith("legs of a cow? API: 5")
+
+
+def test_the_commonest_answer_of_lists(tmp_path):
+    made = task(write(tmp_path / "a.jsonl", [row_of(n, answer=[1, 2]) for n in range(60)]), verifier="json")
+    assert [(r.label, r.accuracy["overall"]) for r in made.trivial][1] == ("always [1, 2]", 1.0)
 
 
 def test_a_row_without_an_api_answer_is_named(tmp_path):

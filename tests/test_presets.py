@@ -1,5 +1,6 @@
 """Presets in a config, and dynamic sampling, which is a loop and not an equation."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import get_args
@@ -116,12 +117,13 @@ class Scripted:
     calls: list[list[str]] = field(default_factory=list)
     seeds: list[int] = field(default_factory=list)
 
-    def sample(self, prompts, seeds, group_size) -> list[list[Sample]]:
+    def as_they_end(self, prompts, seeds, group_size) -> Iterator[tuple[int, int, Sample]]:
         self.calls.append([prompt.problem.name for prompt in prompts])
         self.seeds += seeds
         rewards = {"m": [1, 0, 0], "r": [1, 1, 1], "w": [0, 0, 0]}
-        return [[Sample((reward, 2), (-1.0, -1.0), "stop") for reward in rewards[prompt.problem.name[-1]][:group_size]]
-                for prompt in prompts]
+        for place, prompt in reversed(list(enumerate(prompts))):
+            for index, reward in enumerate(rewards[prompt.problem.name[-1]][:group_size]):
+                yield place, index, Sample((reward, 2), (-1.0, -1.0), "stop")
 
     def decode(self, token_ids) -> str:
         return str(token_ids[0])
@@ -194,9 +196,9 @@ def test_refills_are_bounded_and_what_is_still_empty_stays():
 def test_a_group_is_without_a_signal_by_its_rewards_not_by_its_lengths():
     """DAPO replaces what is all right or all wrong, whatever the overlong penalty takes off."""
     class Uneven(Scripted):
-        def sample(self, prompts, seeds, group_size) -> list[list[Sample]]:
-            return [[replace(sample, token_ids=(*sample.token_ids, *(3,) * n)) for n, sample in enumerate(samples)]
-                    for samples in super().sample(prompts, seeds, group_size)]
+        def as_they_end(self, prompts, seeds, group_size) -> Iterator[tuple[int, int, Sample]]:
+            for place, n, sample in super().as_they_end(prompts, seeds, group_size):
+                yield place, n, replace(sample, token_ids=(*sample.token_ids, *(3,) * n))
 
     script = Uneven()
     config = tiny_config("rollout.prompts_per_step=2", "rollout.group_size=3", "rollout.max_new_tokens=4", "algorithm=dapo",

@@ -86,6 +86,19 @@ def test_samples_depend_on_policy_prompt_and_seed_alone(loop):
     assert loop.sampler.sample(loop.prompts[:4], [5, 6, 7, 8], 8) != first
 
 
+def test_completions_are_handed_over_as_they_end(loop):
+    """The same as all at once, each while longer ones still run."""
+    whole, ended, steps = loop.sampler.sample(loop.prompts[:4], [1, 2, 3, 4], 8), {}, []
+    core = loop.sampler._llm.llm_engine
+    for place, index, sample in loop.sampler.as_they_end(loop.prompts[:4], [1, 2, 3, 4], 8):
+        steps.append((core.has_unfinished_requests(), len(sample.token_ids)))
+        ended[place, index] = sample
+    assert ended == {(place, index): sample for place, samples in enumerate(whole) for index, sample in enumerate(samples)}
+    assert steps == sorted(steps, key=lambda step: step[1])
+    assert steps[0] == (True, min(len(sample.token_ids) for samples in whole for sample in samples))
+    assert not core.has_unfinished_requests()
+
+
 def test_completions_end_with_the_stop_token_or_say_they_were_cut(loop):
     for samples in loop.sampler.sample(loop.prompts[:4], [1, 2, 3, 4], 8):
         for sample in samples:

@@ -61,7 +61,7 @@ def zeros(path: Path) -> Path:
     ({"answer": "1/" + "0" * 900 + "1"}, "answer is 1/0"),
     ({"question": " " * 5_000 + "36 γ 52"}, "question: expected at most 1,000 characters"),
     ({"model": "m" * 5_000}, "model: expected at most 1000 characters"),
-    ({"model": "\x1b]0;yours\x07"}, "model: expected"), ({"model": "\ud800"}, "model: expected"),
+    ({"model": "\x1b]0;yours\x07"}, "model: expected"), ({"model": "\ud800"}, "holds half of a surrogate pair"),
     ({"kind": "k" * 900}, "kind: expected at most 60"),
     ({"question": "1" + " γ 99" * 150}, "with the symbols in the config"),
     ({"date": [[1]]}, "date: expected a text, found [[1]]"), ({"date": "2" * 5_000}, "date: expected YYYY-MM-DD or null")])

@@ -1,6 +1,7 @@
 """Junk answers, and faults planted in verifiers: each is found, and a healthy verifier has none."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 
@@ -13,6 +14,7 @@ from adapter.verifiers.json import Json
 from adapter.verifiers.number import Number
 from adapter.verifiers.settings import VerifierSettings, make_verifier
 from adapter.verifiers.text import Text
+from grpo.types import VerifierError
 from tests.conftest import LONG
 
 PLANTED = '''
@@ -163,3 +165,22 @@ def test_true_answers_as_a_box_holds_them():
     assert true_answers(Row("?", {"a": "é"}), Json()) == ['{"a": "é"}']
     assert true_answers(Row("?", {"any_of": [1, [2]]}), Json()) == ["1", "[2]"]
     assert true_answers(Row("?", {"min": 1}), Text()) == true_answers(Row("?", None), Text()) == []
+
+
+class FailsAlways(Number):
+    """A user's function with a bug on its first line."""
+
+    calls = 0
+
+    def submit(self, row, answer, completion):
+        FailsAlways.calls += 1
+        return self
+
+    def result(self):
+        raise VerifierError("it fails", SimpleNamespace(fault="NameError: x"))
+
+
+def test_a_verifier_that_fails_on_everything_is_left_soon():
+    report = lint_verifier({"train": asked(*range(100))}, FailsAlways())
+    assert report.findings[0].check == "raises"
+    assert FailsAlways.calls < 100  # of some 4,000

@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from adapter.questions import Row
+from adapter.verdict import AGREE
 from adapter.verifiers.base import accepted, check_each, last_box
 from adapter.verifiers.text import of_row, same
 from grpo.run.files import brief
 
 MOST = 200  # choices
 LONGEST_TEXT = 20_000  # characters of free text, from its end
-_SAID = re.compile(r"\b(?:answer|choice|option)(?:\s+is|\s*[:=])[\s:*_(\[\"']*", re.IGNORECASE)
+_SAID = re.compile(  # what stands before an answer that is named as one, LaTeX and marks of emphasis included
+    r"\b(?:answer|choice|option)(?:\s+(?:is|would\s+be)|\s*[:=–—-])?[\s:*_(\[\"'$]*(?:\\(?:text\w*|math\w*)\{|\\\()?",
+    re.IGNORECASE)
+_OPENS = re.compile(r"\s*(?:[.):;\n]|[-–—]\s|,(?<=\w\w,))")  # behind an answer that a text begins with: "Yes, ...", "B) ..."
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Choice:
 
     def extract(self, text: str, row: Row | None = None) -> str | None:
         """The choice in the last box; else the whole text, where it is one; else the last one after "the answer is"; else
-        the last one in the text. A choice of one letter is looked for in its own case."""
+        one that the text begins with, as in "Yes, ..."; else the last one in it. A choice of one letter is looked for in its
+        own case."""
         choices = self.choices or (self._of(row) if row else ())
         box = last_box(text)
         text = text if box is None else box
@@ -36,8 +41,11 @@ class Choice:
         text = text[-LONGEST_TEXT:]
         found = list(_pattern(choices).finditer(text))
         said = {match.end() for match in _SAID.finditer(text)}
-        last = next((match for match in reversed(found) if match.start() in said), found[-1] if found else None)
-        return None if last is None else _one(last[0], choices)
+        named = [match for match in found if match.start() in said]
+        opening = [match for match in found[:1]
+                   if not text[:match.start()].strip("([*_ \n") and _OPENS.match(text, match.end())]
+        best = (named or opening or found)[-1:]
+        return _one(best[0][0], choices) if best else None
 
     def normal(self, answer: str) -> str | None:
         """A choice as the config writes it; any text where each row brings its own."""
@@ -50,11 +58,24 @@ class Choice:
     def check(self, row: Row) -> None:
         """See Verifier."""
         choices = self.choices or self._of(row)
+        if not self.choices:
+            self._check_own(row)
         if not self.choices and len({same(choice) for choice in choices}) < 2:
             raise ValueError(f"its field {brief(self.field, 40)} lists no choices; expected two or more different texts, or "
                              "name the choices in the config")
         check_each(row.answer, lambda value: of_row(value) and _one(str(value), choices),
                    f"choice; expected one of {brief(', '.join(choices), 100)}")
+
+    def _check_own(self, row: Row) -> None:
+        """Raises ValueError where a row's own choices are not texts that can be told apart."""
+        listed = row.more.get(self.field)
+        for choice in listed if isinstance(listed, list) else []:
+            if not isinstance(choice, str) or choice.strip() == AGREE:
+                raise ValueError(f"its field {brief(self.field, 40)} holds {brief(repr(choice), 40)}; expected texts that "
+                                 f"are not {AGREE}")
+        if isinstance(listed, list) and not len({same(choice) for choice in listed}) == len(listed) <= MOST:
+            raise ValueError(f"its field {brief(self.field, 40)} lists choices that are read alike, or more than {MOST}; "
+                             "expected texts that differ in more than case and spaces")
 
     def _of(self, row: Row) -> tuple[str, ...]:
         listed = row.more.get(self.field)
@@ -69,5 +90,6 @@ def _one(text: str, choices: Sequence[str]) -> str | None:
 
 def _pattern(choices: Sequence[str]) -> re.Pattern[str]:
     """Any of the choices as a whole word, the longest first."""
-    each = (re.escape(c) if len(c) == 1 else f"(?i:{re.escape(c)})" for c in sorted(choices, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{'|'.join(each)})(?!\w)")
+    each = (re.escape(c) if len(c) == 1 else "(?i:" + r"\s+".join(map(re.escape, c.split())) + ")"
+            for c in sorted(choices, key=len, reverse=True))
+    return re.compile(rf"(?<!\w)(?<![0-9][.,])(?:{'|'.join(each)})(?!\w|[.,][0-9])")

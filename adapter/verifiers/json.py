@@ -9,6 +9,7 @@ A row's answer is one value, a list too: [1, 2] is right for [1, 2] alone. Sever
 
 import json
 import re
+from collections import deque
 from dataclasses import dataclass
 from decimal import Context, Decimal
 
@@ -20,6 +21,8 @@ LONGEST = 20_000  # characters of an answer
 DEEPEST = 50  # lists and objects within each other
 _EXACT = Context(prec=400)
 _MARK = re.compile(r'\\.|"(?:[^"\\\n]|\\.)*+"|[\[\]{}]')  # a string whole; what is in it opens and closes nothing
+_SCALAR = re.compile(
+    r'"(?:[^"\\\n]|\\.)*+"|(?<![\w.])-?[0-9]++(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?(?!\w)|\b(?:true|false|null)\b')
 _TRIES = 20
 
 
@@ -75,7 +78,7 @@ def _text(value: str) -> str:
 
 
 def find_json(text: str) -> str | None:
-    """The last list or object in the last LONGEST characters of free text, canonical; or None."""
+    """The last list or object in the last LONGEST characters of free text, else the last plain value, canonical; or None."""
     text = text[-LONGEST:]
     spans: list[tuple[int, int]] = []  # of what opens and closes, those within another left out
     opened: list[tuple[str, int]] = []
@@ -91,7 +94,15 @@ def find_json(text: str) -> str | None:
                 spans.pop()
             spans.append((start, mark.end()))
     found = (canonical(text[start:end]) for start, end in reversed(spans[-_TRIES:]))
-    return next((value for value in found if value is not None), None)
+    if (last := next((value for value in found if value is not None), None)) is not None or re.search(r"[\[{]", text):
+        return last  # of a list or an object that is broken, no part is the answer
+    return _last_scalar(text)
+
+
+def _last_scalar(text: str) -> str | None:
+    """The last string, number, true, false or null; or None."""
+    found = deque(_SCALAR.finditer(text), maxlen=1)
+    return canonical(found[0][0]) if found else None
 
 
 def _of_row(value: object) -> str | None:
@@ -114,7 +125,8 @@ class Json:
     form: str = "a JSON value"
 
     def extract(self, text: str, row: Row | None = None) -> str | None:
-        """The value in the last box; else the whole text, where it is one; else the last list or object in it."""
+        """The value in the last box; else the whole text, where it is one; else the last list or object in it, else
+        the last plain value."""
         box = last_box(text)
         text = text if box is None else box
         whole = canonical(text.strip())

@@ -21,7 +21,11 @@ _RUN = re.compile(  # all that may belong to one number; none starts within a wo
     rf"(?<![\w.^-])(?P<sign>[+-]?)[$€£¥₹]?(?P<digits>\.?[0-9](?:[0-9.{_SEPARATORS}/^:-]|[eE][+-]?(?=[0-9]))*)", re.ASCII)
 _GROUPED = re.compile(rf"[0-9]{{1,3}}(?:([{_SEPARATORS}])[0-9]{{3}}(?:\1[0-9]{{3}}){{0,12}})(?:\.[0-9]{{1,40}})?")
 _SCIENTIFIC = re.compile(r"([0-9]{1,40}(?:\.[0-9]{1,40})?)[eE]([+-]?[0-9]{1,2})")
-_FRACTION = re.compile(r"\\[dt]?frac\{([0-9]{1,40})\}\{([0-9]{1,40})\}")
+_FRACTION = re.compile(r"([0-9]?)\\[dt]?frac\{(-?[0-9]{1,40})\}\{([0-9]{1,40})\}")
+_MINUS = str.maketrans("−‐‑–﹣－", "------")
+_SPACE = re.compile(r"(?<=[0-9]),?\\[,!;: ](?=[0-9]{3})")  # LaTeX's, between thousands
+_BEFORE = re.compile(r"\\(?:sqrt|overline|bar|ln|log)\{$|\\pm\s*$")  # of a number that is a part of another
+_AFTER = re.compile(r"[²³¹⁰⁴-⁹½¼¾⅓⅔_]|x[0-9a-fA-F]")
 
 
 def read_number(text: str) -> Fraction | None:
@@ -39,14 +43,18 @@ def find_number(text: str) -> str | None:
     None too where the last one is no plain number: a division, a date, a time, a power, a range, or 12 345, which may be
     two.
     """
-    plain = _FRACTION.sub(r"\1/\2", text.replace("−", "-").replace("{,}", ",").replace("\\$", "$"))
+    plain = text.translate(_MINUS).replace("{,}", ",").replace("\\$", "$")
+    plain = re.sub(r"\^\{([^{}]*)\}", r"^\1", _SPACE.sub("", plain))
+    plain = _FRACTION.sub(lambda f: f"{f[1]} {f[2]}/{f[3]}" if f[1] else f"{f[2]}/{f[3]}", plain)
     runs = deque(_RUN.finditer(plain), maxlen=1)
     if not runs:
         return None
     last = runs[0]
     digits = last["digits"].rstrip(f".:/^-{_SEPARATORS}")
     before = plain[max(0, last.start() - 2):last.start()]
-    if re.fullmatch(r"[0-9]{3}(?:[.,][0-9]+)?", digits) and re.fullmatch("[0-9] ", before):
+    if re.fullmatch(r"[0-9]{3}(?:[.,][0-9]+)?|.*/.*", digits) and re.fullmatch("[0-9] ", before):  # 12 345, 2 1/2
+        return None
+    if _BEFORE.search(plain[max(0, last.start() - 12):last.start()]) or _AFTER.match(plain, last.end()):
         return None
     return _read(last["sign"], "0" + digits if digits.startswith(".") else digits)
 

@@ -65,13 +65,16 @@ def own_verifier(target: str, named: bool, seconds: float, processes: int | None
     named: see adapter.verifiers.settings. Raises UserError.
     """
     place, _, function = target.rpartition(":")
-    file = at_home(place).resolve()
     where = f"verifier {brief(target)}"
-    if not named and not file.is_relative_to(Path.cwd()):
-        raise UserError(f"{where}: a config may name files below the current directory only; if you trust that one, say so "
-                        f"on the command line: task.verifier.name={brief(target)}")
-    if not file.is_file():
+    try:
+        file = at_home(place).resolve()
+        there = file.is_file()
+    except (OSError, RuntimeError):  # a name that is too long, a link to itself
+        there = False
+    if not there:
         raise UserError(f"{where}: there is no such file; expected path/to/file.py:function")
+    if not named and not file.is_relative_to(Path.cwd()):
+        raise UserError(f"{where}: a config may name files below the current directory only; copy it there")
     verifier = Own(where, file, function, seconds, processes, form or "the answer")
     _ = verifier.pool
     return verifier

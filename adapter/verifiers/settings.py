@@ -58,8 +58,8 @@ class VerifierSettings(Section):
 def make_verifier(settings: VerifierSettings, named: bool = True) -> Verifier:
     """The verifier that a config names.
 
-    named: the user named its file on the command line. A config alone, which may be a stranger's, runs no file from
-    elsewhere than below the current directory. Raises UserError where a user's own function cannot be had.
+    named: a program of the user's own names its file. A config, which may be a stranger's, runs no file from elsewhere than
+    below the current directory. Raises UserError where a user's own function cannot be had.
     """
     form = {} if settings.form is None else {"form": settings.form}
     match settings.name:

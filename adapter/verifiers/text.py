@@ -1,5 +1,6 @@
-"""A text: equal after Unicode's NFKC, without case, extra spaces and full stops at the end."""
+"""A text: equal after Unicode's NFKC, without case, extra spaces, curled quotation marks and full stops at the end."""
 
+import re
 import unicodedata
 from dataclasses import dataclass
 
@@ -7,6 +8,8 @@ from adapter.questions import Row
 from adapter.verdict import AGREE
 from adapter.verifiers.base import accepted, check_each, last_box
 
+_PLAIN = str.maketrans("‘’ʼ“”\u2212‐‑–—", "\'\'\'\"\"-----")  # what word processors write for ' and " and -
+_RAISED = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")  # NFKC would make 102 of 10²
 LONGEST = 2000  # characters of an answer
 
 
@@ -14,7 +17,7 @@ def same(text: str) -> str | None:
     """A text in one way of writing it; None where nothing is left of it, or it is longer than LONGEST."""
     if len(text) > LONGEST and len(text := text.strip()) > LONGEST:
         return None
-    folded = unicodedata.normalize("NFKD", text)
+    folded = unicodedata.normalize("NFKD", _RAISED.sub(r"^\g<0>", text.translate(_PLAIN)))
     for _ in range(2):  # a folded letter may decompose, and its parts fold again
         folded = unicodedata.normalize("NFKD", folded.casefold())
     words = " ".join(unicodedata.normalize("NFKC", folded).split())

@@ -8,6 +8,7 @@ worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for 
 import functools
 import logging
 import os
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +16,9 @@ import torch
 from grpo.types import UserError
 
 if TYPE_CHECKING:
+    from vllm import LLM
+    from vllm.outputs import CompletionOutput
+
     from grpo.config import Config
 
 
@@ -54,6 +58,41 @@ def check_environment(on_gpu: bool) -> None:
         raise UserError(f"VLLM_LOGGING_LEVEL = {level[:40]!r}: no logging level; set it to one of {', '.join(levels)}")
     if envs.VLLM_BATCH_INVARIANT and not on_gpu:
         raise UserError("VLLM_BATCH_INVARIANT: vLLM has no batch-invariant kernels for a CPU; unset it")
+
+
+def as_they_end(llm: "LLM", requests: list[str]) -> Iterator[tuple[int, int, "CompletionOutput"]]:
+    """Run what `LLM.enqueue` returned; of each completion its request's place, its own in it, and itself.
+
+    vLLM hands a request's n completions over when the last has ended, and gathers them until then: that is looked at.
+    """
+    engine = llm.llm_engine
+    gathered = [engine.output_processor.parent_requests[request].output_aggregator for request in requests]
+    waiting = [(place, index) for place, found in enumerate(gathered) for index in range(len(found))]
+    while waiting:
+        engine.step()
+        ended = [(place, index) for place, index in waiting if gathered[place][index] is not None]
+        if ended:
+            waiting = [(place, index) for place, index in waiting if gathered[place][index] is None]
+        for place, index in ended:
+            yield place, index, gathered[place][index]
+
+
+def layer_outputs(
+    model: torch.nn.Module, widths: Mapping[str, int], inputs: Mapping[int, torch.Tensor]
+) -> dict[str, torch.Tensor]:
+    """What each of a model's layers makes of `inputs[width]`, called alone; of a fused one, each part's share.
+
+    widths: of the layers that have a LoRA, by their names, how wide their inputs are.
+    """
+    manager, found = model.lora_manager, {}
+    for name, layer in manager.modules.items():
+        parts = manager.packed_modules.get(name, [name])
+        if present := [part for part in parts if part in widths]:
+            output = layer(inputs[widths[present[0]]])
+            output = output[0] if isinstance(output, tuple) else output  # and a bias
+            shares = output.split([b.shape[2] for b in layer.lora_b_stacked], -1)
+            found |= {part: share for part, share in zip(parts, shares, strict=True) if part in present}
+    return found
 
 
 def served_rank(rank: int) -> int:
