@@ -181,9 +181,20 @@ def _row(line: bytes, number: int, fields: Mapping[str, str], seen: set[str]) ->
     if twice := sorted(found.keys() & fields.keys()):
         raise ValueError(f"has a field {twice[0]!r}, and task.fields takes that from {brief(repr(fields[twice[0]]), 60)}; "
                          "rename or delete one of them")
+    for name in found:
+        if known := _NEAR.get(_letters(name)):
+            raise ValueError(f"has a field {brief(repr(name), 60)}; is {known} meant? Say so in task.fields, or rename it")
     if not strict_json.same_numbers(values["answer"], json.loads(text, parse_float=Decimal)[fields.get("answer", "answer")]):
         raise ValueError("answer: holds a number of more digits than a JSON number keeps; write it as a text")
     return _checked(values, found, number)
+
+
+def _letters(name: str) -> str:
+    """A name without what a slip of the keyboard changes: the order of its letters, their case, and signs between them."""
+    return "".join(sorted(filter(str.isalnum, name.lower())))
+
+
+_NEAR = {_letters(name): name for name in KNOWN}
 
 
 def _checked(values: dict[str, object], more: dict[str, object], number: int) -> Row:
@@ -194,7 +205,7 @@ def _checked(values: dict[str, object], more: dict[str, object], number: int) ->
     for name in ("question", "kind", "model", "id"):
         if name in values and not str(values[name]).strip():
             raise ValueError(f"{name}: is empty; " + ("leave the row out" if name == "question" else "leave it out"))
-    if values["answer"] is None or values["answer"] in ("", [], {}):
+    if values["answer"] is None or values["answer"] == "":
         raise ValueError("answer: is empty; give what the verifier compares with, or leave the row out")
     if (kind := values.get("kind")) in TAKEN_KINDS:
         raise ValueError(f"kind: {kind} is a name under which the records have something else; rename it")

@@ -61,6 +61,7 @@ def does(row, answer):
         case "torch": return "torch" not in sys.modules and "vllm" not in sys.modules and "pydantic" not in sys.modules
         case "where": return os.getcwd() == row["cwd"]
         case "input": return sys.stdin is None or sys.stdin.read() == ""
+        case "numpy": import numpy; return numpy.float32(0.5) if row.get("part") else numpy.bool_(True)
         case "mutate": row["answer"] = "changed"
         case "slow": time.sleep(0.5)
         case "pid": Path(row["pid"]).write_text(str(os.getpid())); time.sleep(10**6)

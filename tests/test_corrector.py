@@ -125,7 +125,9 @@ GOOD = {"question": "q", "answer": 1, "api_answer": "1"}
     (GOOD | {"question": ""}, "question: is empty; leave the row out"),
     (GOOD | {"question": 7}, "question: expected a text, found 7"),
     (GOOD | {"question": None}, "question: expected a text, found null"),
-    (GOOD | {"answer": None}, "answer: is empty"), (GOOD | {"answer": []}, "answer: is empty"),
+    (GOOD | {"answer": None}, "answer: is empty"), (GOOD | {"answer": []}, "there is no answer"),
+    (GOOD | {"answer": {}}, "{} is no number"), (GOOD | {"api_anwser": "1"}, "field 'api_anwser'; is api_answer meant?"),
+    (GOOD | {"Kind": "a"}, "is kind meant?"),
     (GOOD | {"answer": "seven"}, "'seven' is no number"), (GOOD | {"answer": [1, "x"]}, "'x' is no number"),
     (GOOD | {"answer": {"a": 1}}, "is no number"), (GOOD | {"answer": True}, "True is no number"),
     (GOOD | {"kind": 3}, "kind: expected a text, found 3"), (GOOD | {"kind": "k" * 61}, "kind: expected at most 60"),
@@ -196,6 +198,12 @@ def test_an_examples_api_answer_is_shown_as_a_rows_is(tmp_path):
     made = task(write(tmp_path / "a.jsonl", [*map(row_of, range(60))]),
                 prompt={"template": "{question} API: {api_extracted}", "examples": [shot]})
     assert made.train[0].messages[0]["content"].endswith("legs of a cow? API: 5")
+
+
+def test_an_empty_list_is_a_json_answer(tmp_path):
+    made = task(write(tmp_path / "a.jsonl", [row_of(n, answer=[[], {}][n % 2]) for n in range(60)]), verifier="json")
+    problem = next(problem for problem in made.train if problem.data.answer == [])
+    assert (made.score(problem, r"\boxed{[]}").reward, made.score(problem, r"\boxed{{}}").reward) == (1.0, 0.0)
 
 
 def test_the_commonest_answer_of_lists(tmp_path):

@@ -40,6 +40,7 @@ def test_a_function_scores(file):
     verifier = own(file, "same")
     assert [verifier.right(row(), answer) for answer in ("H2O", "CO2")] == [1.0, 0.0]
     assert own(file).right(row(), "half") == 0.5
+    assert (own(file).right(row(), "numpy"), own(file).right(row(part=True), "numpy")) == (1.0, 0.5)
     assert verifier.normal(" H2O\n") == "H2O"
     assert [verifier.normal(" "), verifier.normal("x" * 10**6)] == [None, None]
     assert verifier.extract(r"It is \boxed{CO2}") == "CO2"

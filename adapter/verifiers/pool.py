@@ -148,13 +148,19 @@ class Pool:
                 waiting.set_result({"fault": self._failure})
 
 
+def cores() -> int:
+    """CPU cores for this process: its share of them, where torchrun has started others beside it."""
+    beside = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    return max(1, (os.cpu_count() or 1) // int(beside if beside.isascii() and beside.isdigit() and int(beside) else 1))
+
+
 _POOLS: dict[tuple[int, str, str, int], Pool] = {}
 _MAKING = threading.Lock()
 
 
 def shared_pool(target: str, file: Path, name: str, processes: int | None) -> Pool:
     """The pool of a function, which all of this process share. Raises UserError as Pool does."""
-    processes = processes or os.cpu_count() or 1
+    processes = processes or cores()
     key = (os.getpid(), str(file), name, processes)  # a fork has none of its parent's
     with _MAKING:
         if key not in _POOLS or not _POOLS[key].alive:

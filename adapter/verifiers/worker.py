@@ -114,7 +114,9 @@ def call(row: str, answer: str) -> dict[str, object]:
 
 
 def checked(result: object) -> float:
-    """A function's result as a score. Raises TypeError or ValueError where it is none."""
+    """A function's result as a score; NumPy's and PyTorch's scalars too. Raises TypeError or ValueError where it is none."""
+    if type(result).__module__ in ("numpy", "torch") and getattr(result, "shape", None) == ():
+        result = result.item()
     if not isinstance(result, bool | int | float):
         raise TypeError(f"returned {repr(result)[:100]}, of type {type(result).__name__}; expected a float in [0, 1] or a "
                         "bool")
