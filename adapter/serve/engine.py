@@ -9,7 +9,9 @@ import os
 os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine has a process anyway: no further one within it
 os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # nothing of the gateway, its threads least of all, is inherited
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of the engine leave the cores to the gateway
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads of the engine leave the cores to the gateway,
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) - 1)))  # which has one to itself
+os.environ.setdefault("PYTHONWARNINGS", "ignore::FutureWarning")  # vLLM's own, in the engine's process
 os.environ["VLLM_USE_MODELSCOPE"] = "0"
 os.environ.pop("VLLM_PORT", None)  # see grpo/sampler.py
 
@@ -18,9 +20,13 @@ import logging
 import tempfile
 import time
 import uuid
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+
+warnings.filterwarnings("ignore", message=".*torch.distributed.reduce_op.*")
+logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns that a CPU has no Triton
 
 from safetensors import SafetensorError
 from vllm import SamplingParams
