@@ -1,0 +1,165 @@
+"""The gateway: an API's clients change a base URL, and its answers come corrected.
+
+    python -m adapter.serve --run runs/mine --upstream anthropic                          http://127.0.0.1:8080
+    python -m adapter.serve --run runs/mine --upstream http://127.0.0.1:8000 --mode shadow
+    python -m adapter.serve --run runs/mine --upstream openai --mode canary=5% --threshold auto
+
+It speaks Anthropic's /v1/messages and OpenAI's /v1/chat/completions, plain and streaming. A caller's key goes on to the API,
+and is kept nowhere. Every response says in headers, x-corrector-..., what became of it; docs/gateway.md says what they mean.
+SIGTERM and SIGINT: no more requests are taken, those in flight get their answers, and the exit code is 0. SIGHUP: the LoRA
+that the run keeps by now is served from then on.
+"""
+
+import argparse
+import asyncio
+import functools
+import logging
+import signal
+import socket
+import sys
+from typing import TYPE_CHECKING
+
+from adapter.commands import run
+from grpo.run.files import at_home, brief, printable
+from grpo.types import UserError
+
+if TYPE_CHECKING:
+    from adapter.serve.engine import Engine
+    from adapter.serve.gate import Rules
+
+LONGEST_HEADERS = 64 * 2**10  # bytes of a request's head
+WHOLE = ("on", "shadow")  # modes that concern every question
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m adapter.serve", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", required=True, type=at_home, metavar="DIR", help="a run that train.py wrote")
+    parser.add_argument("--upstream", required=True, metavar="API", help="anthropic, openai, or a server's address")
+    parser.add_argument("--mode", default="on", metavar="MODE", help="on; shadow: callers get the API's answers; "
+                        "canary=5%%: that share of the questions is corrected (default on)")
+    parser.add_argument("--threshold", metavar="T", help="least confidence of an override, in [0, 1], or auto: the one "
+                        "that adapter.evaluate chose")
+    parser.add_argument("--fail", choices=("open", "closed"), default="open", help="where the adapter fails, the caller "
+                        "gets the API's answer (open, the default), or an error 503 (closed)")
+    parser.add_argument("--timeout-ms", type=int, default=10_000, metavar="N", help="that the adapter may take (10000)")
+    parser.add_argument("--at-once", type=int, metavar="N", help="questions that the adapter is asked at once; more get the "
+                        "API's answers (the run's rollout.max_sequences)")
+    parser.add_argument("--max-body-mb", type=int, default=10, metavar="N", help="the longest request, in 2^20 bytes (10)")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=8080, help="0: any that is free (8080)")
+    options = parser.parse_args(arguments)
+    for name, least in (("timeout_ms", 1), ("at_once", 1), ("max_body_mb", 1)):
+        if (value := getattr(options, name)) is not None and value < least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    mode, share = mode_of(options.mode)
+    threshold = threshold_of(options.threshold)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+
+    from adapter.serve.upstream import address_of  # from here on it takes seconds
+
+    address = address_of(options.upstream)
+    with listener(options.host, options.port) as sock:
+        import uvloop
+
+        from adapter.confidence import read_calibration
+        from adapter.serve.engine import Engine
+        from adapter.serve.gate import Rules
+
+        engine = Engine(options.run)
+        calibration = read_calibration(options.run, engine.step)
+        if threshold is not None and calibration is None:
+            raise UserError(f"--threshold {options.threshold}: {options.run} has no calibrated confidence of step "
+                            f"{engine.step}; run `python -m adapter.evaluate {options.run}` first, or leave --threshold out")
+        if threshold == "auto" and (threshold := calibration.threshold) is None:
+            raise UserError("--threshold auto: adapter.evaluate found none that keeps harm low enough; give a number, or "
+                            "leave it out")
+        rules = Rules(mode, share, threshold, options.timeout_ms / 1000,
+                      options.at_once or engine.adapter.config.rollout.max_sequences, options.fail == "open")
+        uvloop.run(serve(engine, rules, address, options, sock))
+
+
+def mode_of(text: str) -> tuple[str, float]:
+    """A mode, and the share of the questions that it concerns. Raises UserError."""
+    if text in WHOLE:
+        return text, 1.0
+    name, _, share = text.partition("=")
+    try:
+        percent = float(share.removesuffix("%")) if name == "canary" and share.endswith("%") else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 < percent <= 100:
+        raise UserError(f"--mode {brief(text, 40)}: expected on, shadow, or a share of the questions such as canary=5%")
+    return "canary", percent / 100
+
+
+def threshold_of(text: str | None) -> float | str | None:
+    """A least confidence, "auto" or None. Raises UserError."""
+    if text is None or text == "auto":
+        return text
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UserError(f"--threshold {brief(text, 40)}: expected a probability from 0 to 1, or auto")
+    return value
+
+
+def listener(host: str, port: int) -> socket.socket:
+    """A socket that is bound, and does not listen yet. Raises UserError."""
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except (OSError, OverflowError) as error:
+        raise UserError(f"--host {brief(host, 60)} --port {port}: cannot be listened on "
+                        f"({getattr(error, 'strerror', None) or error}); choose another") from None
+    return sock
+
+
+async def serve(engine: "Engine", rules: "Rules", address: str, options: argparse.Namespace, sock: socket.socket) -> None:
+    """Start vLLM, serve until a signal, and stop. Raises UserError where vLLM does not start."""
+    import uvicorn
+
+    from adapter.confidence import read_calibration
+    from adapter.serve.app import make_app
+    from adapter.serve.gate import Gate
+    from adapter.serve.upstream import Upstream
+
+    run = engine.adapter
+    corrector = run.task_class.make_corrector(run.settings)
+    gate = Gate(corrector, run.settings.api_prompt, engine, functools.partial(read_calibration, options.run), rules)
+    app = make_app(gate, Upstream(address), run.settings.api_system, on_close=[engine.close],
+                   longest_body=options.max_body_mb * 2**20)
+    config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
+                            server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
+    try:
+        await engine.start()
+    except BaseException:
+        await engine.close()
+        raise
+    reloads: set[asyncio.Future] = set()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload(engine))))
+    host, port = sock.getsockname()[:2]
+    said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
+    print(printable(said), flush=True)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)  # uvicorn has its own while it serves, and raises what it got again at its end
+    await uvicorn.Server(config).serve(sockets=[sock])
+
+
+async def reload(engine: "Engine") -> None:
+    """Serve the LoRA that the run keeps by now, and say so."""
+    before = engine.step
+    try:
+        await engine.reload()
+        logging.warning("the LoRA of step %d is served; before, step %d", engine.step, before)
+    except UserError as error:
+        logging.error("the LoRA of step %d stays: %s", before, printable(error))
+
+
+if __name__ == "__main__":
+    sys.exit(run(main))
