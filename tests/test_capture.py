@@ -17,7 +17,7 @@ from tests.exchanges import AT, exchange
 
 
 def captured(folder: Path) -> list[dict]:
-    return [json.loads(line) for path in files_in(folder) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [json.loads(line) for path in files_in(folder) for line in path.read_bytes().splitlines()]
 
 
 def until(true) -> None:

@@ -152,7 +152,7 @@ def test_it_reads_well(served, browser, width, scheme):
     tiles = {tile.query_selector("h3").inner_text(): tile.query_selector(".value").inner_text()
              for tile in tab.query_selector_all(".tile")}
     assert tiles == {"requests": "5", "fixes": "1", "harms": "1", "API right": "50.0%", "API latency": "300 ms",
-                     "added latency": "200 ms", "spend": "$0.00"}
+                     "added latency": "200 ms", "spend": "$0.0003"}
     assert "canary=5%" in tab.inner_text("h1")
     articles = [article.inner_text() for article in tab.query_selector_all("article")]
     assert len(articles) == 5

@@ -12,7 +12,10 @@ The proxy posts each request before the model is called (input_type "request"), 
           default_on: true
           fail_on_error: false                      # the API's answer stands where this gateway is down
           streaming_end_of_stream_only: true        # or parts of an answer are posted as if they were whole
-          streaming_buffer_until_moderated: true    # or what is replaced has been streamed already
+          streaming_transform_mode: incremental_diff    # or the proxy drops what replaces a streamed answer
+
+LiteLLM 1.110 replaces answers of /v1/chat/completions and /v1/messages, and streamed ones of the first. Of a streamed
+/v1/messages it posts the answer, and drops what comes back: give such clients this gateway's own address.
 """
 
 import hmac

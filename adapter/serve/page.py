@@ -115,7 +115,7 @@ def _tiles(about: About, totals: Totals) -> list[str]:
     tiles.append(_tile("added latency", _seconds(quantile(totals.added_seconds, 0.5)),
                        f"median; 95th percentile {_seconds(quantile(totals.added_seconds, 0.95))}"))
     unpriced = f"; {totals.unpriced:,} requests of unknown price" if totals.unpriced else ""
-    tiles.append(_tile("spend", f"${totals.cost:,.2f}", f"{totals.tokens:,} tokens{unpriced}"))
+    tiles.append(_tile("spend", _dollars(totals.cost), f"{totals.tokens:,} tokens{unpriced}"))
     return tiles
 
 
@@ -142,17 +142,16 @@ def _exchange(shown: Shown) -> str:
         f"{one.confidence:.0%}</span>")
     verdict = "" if one.verdict is None else f'<span class="verdict">{VERDICTS[one.verdict]}</span>'
     why = f" ({_text(one.why, 80)})" if one.why else ""
-    cost = "" if one.cost is None else f", ${one.cost:.4f}"
+    cost = "" if one.cost is None else f", {_dollars(one.cost)}"
     facts = f"{_clock(one.at)}, {_text(one.model, 60)}, status {one.status}, {_seconds(one.seconds)}{cost}"
     parts = "".join(f"<dt>{name}</dt><dd>{_field(text)}</dd>" for name, text in (
-        ("question", one.question), ("API", one.api_text), ("adapter", one.completion), ("final", one.final)))
+        ("question", one.question), ("API", one.api_text), ("adapter", one.completion), ("final", one.final))
+        if text is not None)
     return (f'<article class="{one.action}"><h3>{one.action}{why}</h3><p class="marks">{verdict}{judged}{confidence}</p>'
             f'<dl>{parts}</dl><p class="facts">{facts} <span class="id">{_text(one.id, 60)}</span></p></article>\n')
 
 
-def _field(text: str | None) -> str:
-    if text is None:
-        return '<span class="none">none</span>'
+def _field(text: str) -> str:
     if len(text) <= BRIEF and "\n" not in text:
         return f"<bdi>{_text(text, BRIEF)}</bdi>"
     first = " ".join(text[:BRIEF].split())
@@ -170,6 +169,10 @@ def _clock(at: float) -> str:
 
 def _seconds(value: float | None) -> str:
     return "none" if value is None else f"{1000 * value:.0f} ms" if value < 1 else f"{value:.1f} s"
+
+
+def _dollars(value: float) -> str:
+    return f"${value:,.2f}" if value >= 1 else f"${value:.4f}"
 
 
 def _share(part: int, of: int) -> str:
