@@ -96,7 +96,8 @@ def told(name: str, some_tried: Sequence[Tried]) -> str:
     total = sum(one.of for one in of_them)
     theirs, none = (sum(counts) / total for counts in ((o.to_theirs for o in of_them), (o.unparsed for o in of_them)))
     return (f"{name:<34} {len(of_them):>3} {np.mean(rates):>7.1%} [{low:.1%}, {high:.1%}]   theirs {theirs:.1%}   "
-            f"no answer {none:.1%}   worst {worst.injection.id} {bounds.value:.0%} [{bounds.low:.0%}, {bounds.high:.0%}] of {worst.of}")
+            f"no answer {none:.1%}   worst {worst.injection.id} {bounds.value:.0%} [{bounds.low:.0%}, {bounds.high:.0%}] of "
+            f"{worst.of}")
 
 
 def main(arguments: list[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adapter.serve import capture as module
+from adapter.serve import background
 from adapter.serve.capture import FIELDS, FILES, LEAST, Capture, files_in
 from adapter.serve.redaction import load_redaction
 from grpo.types import UserError
@@ -60,7 +60,7 @@ def test_a_folder_that_is_there_keeps_its_mode(tmp_path):
 
 
 def test_a_full_queue_costs_lines_and_no_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_WAITING", 5)
+    monkeypatch.setattr(background, "MOST_WAITING", 5)
     begun, go_on = threading.Event(), threading.Event()
 
     def slow(row):
@@ -82,7 +82,7 @@ def test_a_full_queue_costs_lines_and_no_time(tmp_path, monkeypatch):
 
 
 def test_characters_bound_the_queue_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "MOST_CHARACTERS", 1000)
+    monkeypatch.setattr(background, "MOST_CHARACTERS", 1000)
     capture = Capture(tmp_path)
     capture(exchange(1, api_text="x" * 1000))
     capture.close()
@@ -93,7 +93,7 @@ def test_closing_waits_no_longer_than_it_is_told(tmp_path):
     go_on = threading.Event()
     capture = Capture(tmp_path, redact=lambda row: go_on.wait(60) and row)
     capture(exchange(1))
-    until(lambda: not capture._waiting)
+    until(lambda: not capture._queue.waiting)
     capture(exchange(2))
     capture.close(seconds=0.01)
     assert capture.lost == 1

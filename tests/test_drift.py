@@ -8,8 +8,11 @@ import pytest
 from adapter.corrector import Corrector
 from adapter.prompt import INSTRUCTIONS, TEMPLATE, PromptText
 from adapter.questions import ApiAnswer, Row
+from adapter.serve.background import Background
 from adapter.serve.drift import COMPLETIONS, Drift, Reference, p_value, reference
+from adapter.serve.recent import Recent
 from adapter.serve.truths import Truths
+from adapter.serve.watch import Watch
 from adapter.verifiers.choice import Choice
 from adapter.verifiers.number import Number
 from adapter.verifiers.own import own_verifier
@@ -95,6 +98,29 @@ def test_the_reference_is_the_runs_own(tmp_path):
     (tmp_path / COMPLETIONS).write_text('{"verdict": "maybe"}\n')
     with pytest.raises(UserError, match=r"completions.jsonl: line 1: verdict: .*adapter.evaluate .* writes it anew"):
         reference(tmp_path, rows, corrector(Number()))
+
+
+# ---- all that watches
+
+
+def test_a_watch_judges_compares_and_counts(truths):
+    watch = Watch(Recent(), truths, Drift(Reference(api_right=[1.0] * 200), window=20))
+    for _ in range(20):
+        watch(exchange(1))
+    watch.close()
+    assert watch.recent.totals.judged == watch.recent.totals.proposed == {"fix": 20}
+    (note,) = watch.notes
+    assert note.startswith("the API's accuracy has left the reference: 0.0% of the last 20, 100.0% of")
+
+
+def test_what_breaks_in_the_background_ends_nothing(caplog):
+    done = []
+    work = Background(lambda exchange: done.append(1 / (exchange.status - 200)), "work")
+    for status in (200, 201, 200, 201):
+        work(exchange(1, status=status))
+    work.close()
+    assert (done, work.broken, work.lost) == ([1.0, 1.0], 2, 0)
+    assert "work: ZeroDivisionError" in caplog.text
 
 
 # ---- truths

@@ -54,7 +54,8 @@ def posted(kind: str, texts: list[str], call: str | None = "call-1", **more: obj
     """As LiteLLM 1.110 posts it: every field is there."""
     return {"input_type": kind, "litellm_call_id": call, "litellm_trace_id": "t", "structured_messages": None,
             "images": None, "tools": None, "texts": texts, "request_data": {"user_api_key_hash": "88dc"},
-            "request_headers": {"host": "h"}, "litellm_version": "1.110.2", "additional_provider_specific_params": {}, "tool_calls": None, "model": "m"} | more
+            "request_headers": {"host": "h"}, "litellm_version": "1.110.2", "model": "m",
+            "additional_provider_specific_params": {}, "tool_calls": None} | more
 
 
 def user(content: object) -> list[dict]:

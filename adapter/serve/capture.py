@@ -1,7 +1,7 @@
 """What went through the gateway, written down: JSON lines that `python -m adapter.dataset --from-capture DIR` reads.
 
-An answer waits for none of this. Exchanges stand in a queue that is bounded, in number and in characters; a thread writes
-them. What does not fit is lost, and counted. So is what cannot be written: a full disk stops no request.
+An answer waits for none of this (adapter.serve.background). What does not fit into the queue is lost, and counted; so is
+what cannot be written: a full disk stops no request.
 """
 
 import fcntl
@@ -9,13 +9,12 @@ import json
 import logging
 import os
 import re
-import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from adapter.serve.background import Background
 from adapter.serve.exchange import Exchange
 from adapter.verifiers.worker import Caught
 from grpo.run.files import brief
@@ -30,8 +29,6 @@ NAME = re.compile(r"captured-([0-9]{8}-[0-9]{6})-([0-9]{1,9})\.jsonl")
 LONGEST_LINE = 2**20  # bytes; rows.py reads no longer ones
 FILES = 8  # that a full folder has, at least: the oldest one makes room
 LEAST = FILES * LONGEST_LINE  # bytes of a folder
-MOST_WAITING = 4096  # exchanges
-MOST_CHARACTERS = 32 * 2**20  # of texts that wait
 QUIET = 60.0  # seconds between two log lines about what could not be written
 
 log = logging.getLogger(__name__)
@@ -53,13 +50,15 @@ class Capture:
         if most_bytes < LEAST:
             raise UserError(f"a capture of {most_bytes:,} bytes at most: expected {LEAST:,} or more")
         self._folder, self._most, self._redact = folder, most_bytes, redact
-        self.written = self.lost = self.failed = self.dropped = 0
+        self.written = self.failed = self.dropped = 0
         self._lock, self._said = _locked(folder), -QUIET
         self._file, self._path, self._size, self._number = -1, folder, 0, 0
-        self._waiting: deque[Exchange] = deque()
-        self._characters, self._closed, self._changed = 0, False, threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
-        self._thread.start()
+        self._queue = Background(self._write, "capture", at_end=self._finish)
+
+    @property
+    def lost(self) -> int:
+        """Exchanges that found the queue full."""
+        return self._queue.lost
 
     def __call__(self, exchange: Exchange) -> None:
         """Put an exchange into the queue, and return. Raises nothing.
@@ -68,35 +67,13 @@ class Capture:
         """
         if exchange.question is None or exchange.api_text is None:
             return
-        size = _characters(exchange)
-        with self._changed:
-            if self._closed or len(self._waiting) >= MOST_WAITING or self._characters + size > MOST_CHARACTERS:
-                self.lost += 1
-                return
-            self._waiting.append(exchange)
-            self._characters += size
-            self._changed.notify()
+        self._queue(exchange)
 
     def close(self, seconds: float = 10.0) -> None:
         """Write what waits, and flush it to the disk. Returns after `seconds` at the latest; what still waits is lost."""
-        with self._changed:
-            self._closed = True
-            self._changed.notify()
-        self._thread.join(seconds)
-        with self._changed:
-            self.lost += len(self._waiting)
-            self._waiting.clear()
+        self._queue.close(seconds)
 
-    def _run(self) -> None:
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting or self._closed)
-                some, self._characters = list(self._waiting), 0
-                self._waiting.clear()
-            if not some:
-                break
-            for exchange in some:
-                self._write(exchange)
+    def _finish(self) -> None:
         self._end_file()
         fcntl.flock(self._lock, fcntl.LOCK_UN)  # a child process may have it open still
         os.close(self._lock)
@@ -200,10 +177,6 @@ def files_in(folder: Path) -> list[Path]:
 def _row(exchange: Exchange) -> dict[str, object]:
     row = {name: getattr(exchange, name) for name in FIELDS}
     return {"question": row.pop("question"), "api_answer": exchange.api_text, **row}
-
-
-def _characters(exchange: Exchange) -> int:
-    return sum(len(text or "") for text in (exchange.question, exchange.api_text, exchange.completion))
 
 
 def _locked(folder: Path) -> int:

@@ -68,6 +68,7 @@ class _Watch:
     new: int = 0  # since the last look
     rings: bool = False
     p: float | None = None  # at the last look
+    said: str = ""  # when the alarm last rang or cleared
 
 
 def reference(run: Path, rows: Sequence[Row], corrector: Corrector) -> Reference:
@@ -105,6 +106,11 @@ class Drift:
         """Each watched quantity, and whether its alarm rings."""
         return {name: watch.rings for name, watch in self._watched.items()}
 
+    @property
+    def ringing(self) -> list[str]:
+        """The lines of the alarms that ring, as they were when they rang."""
+        return [watch.said for watch in self._watched.values() if watch.rings]
+
     def values(self) -> dict[str, tuple[float, float]]:
         """Of each quantity whose window is full: what it is in the window, and what it was in the reference."""
         return {name: (_typical(watch, watch.window), _typical(watch, watch.reference))
@@ -120,7 +126,8 @@ class Drift:
         if watch.rings == (watch.p < RINGS) or (watch.rings and watch.p <= CLEARS):
             return None
         watch.rings = not watch.rings
-        change = Change(name, watch.rings, _told(name, watch))
+        watch.said = _told(name, watch)
+        change = Change(name, watch.rings, watch.said)
         (log.warning if change.rings else log.info)("drift: %s", change.line)
         return change
 
