@@ -51,7 +51,7 @@ def false_alarms() -> None:
             of_looks = share(sum(map(sum, found)), sum(map(len, found)))
             of_streams = share(sum(map(any, found)), STREAMS)
             first = share(sum(flags[0] for flags in found), STREAMS)
-            print(f"  reference {reference:>5}  {case.name:<13} looks {of_looks.value:.3%}   first look {first.value:.2%} "
+            print(f"  reference {reference:>5}  {case.name:<13} looks {of_looks.value:.3%}   first {first.value:.2%} "
                   f"[{first.low:.2%}, {first.high:.2%}]   streams {of_streams.value:.1%} [{of_streams.low:.1%}, "
                   f"{of_streams.high:.1%}]")
 
@@ -66,9 +66,8 @@ def delays() -> None:
             drift = Drift(Reference(api_right=list((rng.random(400) < before).astype(float))))
             for right in rng.random(WINDOW) < before:
                 drift(_exchange(), "both right" if right else "both wrong")
-            late.append(next((at for at, right in enumerate(rng.random(AFTER) < after, 1)
-                              if any(change.rings for change in drift(_exchange(), "both right" if right else "both wrong"))),
-                             None))
+            judged = ["both right" if right else "both wrong" for right in rng.random(AFTER) < after]
+            late.append(next((at for at, one in enumerate(judged, 1) if any(c.rings for c in drift(_exchange(), one))), None))
         _say(told, late)
     rng, late = np.random.default_rng(1), []
     for _ in range(100):
