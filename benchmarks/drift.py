@@ -67,7 +67,8 @@ def delays() -> None:
             for right in rng.random(WINDOW) < before:
                 drift(_exchange(), "both right" if right else "both wrong")
             judged = ["both right" if right else "both wrong" for right in rng.random(AFTER) < after]
-            late.append(next((at for at, one in enumerate(judged, 1) if any(c.rings for c in drift(_exchange(), one))), None))
+            late.append(next((at for at, one in enumerate(judged, 1)
+                              if any(change.rings for change in drift(_exchange(), one))), None))
         _say(told, late)
     rng, late = np.random.default_rng(1), []
     for _ in range(100):
