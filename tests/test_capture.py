@@ -79,6 +79,7 @@ def test_a_full_queue_costs_lines_and_no_time(tmp_path, monkeypatch):
     assert [row["id"] for row in captured(tmp_path)] == ["x0", "x1", "x2", "x3", "x4", "x5"]
     capture(exchange(9))  # after the end
     assert (capture.written, capture.lost) == (6, 4)
+    assert capture.notes == ["capture: 4 exchanges found the queue full, and are lost"]
 
 
 def test_characters_bound_the_queue_too(tmp_path, monkeypatch):
@@ -134,6 +135,7 @@ def test_a_full_disk_costs_lines_leaves_no_half_one_and_is_said_once(tmp_path, c
     capture.close()
     assert [row["id"] for row in captured(tmp_path)] == ["x1", "x6"]
     assert (capture.written, capture.failed) == (2, 4)
+    assert capture.notes == ["capture: 4 exchanges could not be written; the log says why"]
     (said,) = [record.getMessage() for record in caplog.records]
     assert "cannot be written (File too large); make room" in said
 

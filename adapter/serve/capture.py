@@ -60,6 +60,12 @@ class Capture:
         """Exchanges that found the queue full."""
         return self._queue.lost
 
+    @property
+    def notes(self) -> list[str]:
+        """What is wrong, a line each, for the page."""
+        lines = [f"capture: {self.lost} exchanges found the queue full, and are lost"] if self.lost else []
+        return lines + ([f"capture: {self.failed} exchanges could not be written; the log says why"] if self.failed else [])
+
     def __call__(self, exchange: Exchange) -> None:
         """Put an exchange into the queue, and return. Raises nothing.
 
