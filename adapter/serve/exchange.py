@@ -15,8 +15,8 @@ class Exchange:
     """What was asked, what the API said, what the adapter made of it, and what the caller got.
 
     corrected: the adapter's answer. agreed: the API's, which the adapter found right. kept: the API's, though the adapter
-    was asked (`why`: shadow, below the threshold, unparsed, timeout, ...). passed: the API's, and the adapter was not
-    asked (`why`: tools, images, several turns, not in the canary's share, an error of the API, ...).
+    was asked (`why`: shadow, below the threshold, unparsed, timeout, ...). passed: the API's, and the adapter was not asked
+    (`why`: tools, images, several turns, not in the canary's share, an error of the API, ...).
     """
 
     id: str  # random; the response's header x-corrector-id
