@@ -1,37 +1,154 @@
-"""How sure the adapter is: the log-probability of its box, calibrated on validation."""
+"""How sure the adapter is of its answer: the probability of what its last box holds, given what stands before it.
+
+It is read off the log-probs of the greedy pass, so that nothing more is computed. The closing brace counts: that the answer
+ends there is part of it. `python -m adapter.evaluate` fits a temperature on the validation questions, which makes of that
+probability p a calibrated one: sigmoid(logit(p) / temperature). A completion without an answer has confidence 0.
+"""
 
 import math
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from grpo.run.files import read_object
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from adapter.verdict import box_places
+from grpo.run.files import brief, first_fault, read_text
+from grpo.types import UserError
+
+FOLDER, FILE = "evaluate", "confidence.json"  # within a run, and in that
+LONGEST = 2**16  # bytes of it; it has about 100
+COLDEST, HOTTEST = 0.05, 100.0  # temperatures
+FINEST = 2.0**-23  # a probability this close to 1 is not told from 1 in float32, which log-probs are computed in
+SUREST = math.nextafter(1.0, 0.0)  # of all confidences: none reaches a threshold of 1
+AUTO = "auto"
+
+Decode = Callable[[tuple[int, ...]], str]
+
+
+@dataclass(frozen=True)
+class BoxToken:
+    """A token of a box, or the tokens of one character. What it has beside the box's content counts with it."""
+
+    text: str
+    logp: float
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Of a step's LoRA."""
+    """From log-probability to confidence, for the LoRA of a step. threshold: None where none was chosen."""
 
     step: int
-    temperature: float
-    threshold: float | None
+    temperature: float = 1.0
+    threshold: float | None = None
 
-    def __call__(self, logp: float) -> float:
-        """Calibrated confidence in [0, 1]."""
-        return math.exp(min(0.0, logp / self.temperature))
+    def __call__(self, logp: float | None) -> float:
+        """The confidence, at least 0 and below 1. None, there is no answer: 0."""
+        return 0.0 if logp is None else min(SUREST, _sigmoid(logit(logp) / self.temperature))
 
 
-def box_logp(token_ids: Sequence[int], logp: Sequence[float], decode: Callable[[Sequence[int]], str]) -> float | None:
-    """Of the last box's tokens, nats; None where there is none."""
-    text = [decode(tuple(token_ids[:n])) for n in range(len(token_ids) + 1)]
-    start = max((n for n, t in enumerate(text) if "\\boxed{" not in t), default=0)
-    return sum(logp[start:]) if "\\boxed{" in text[-1] else None
+def logit(logp: float) -> float:
+    """log(p / (1 - p)) of a log-probability; of one that float32 does not tell from 0, that of 1 - FINEST."""
+    logp = min(logp, -FINEST)
+    return logp - math.log(-math.expm1(logp))
+
+
+def box_logp(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) -> float | None:
+    """The log-probability of the last well-formed box's content and closing brace, summed over its tokens; None without one.
+
+    logp: of each token, given those before it. decode: token ids to the text that the box is looked for in.
+    """
+    place = _place(tuple(token_ids), decode)
+    return None if place is None else math.fsum(logp[slice(*place)])
+
+
+def box_tokens(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) -> list[BoxToken]:
+    """The tokens of which `box_logp` is the sum; none without a box."""
+    place, tokens = _place(tuple(token_ids), decode), []
+    if place is None:
+        return tokens
+    inside = tuple(token_ids[slice(*place)])
+    text, done, unshown = decode(inside), 0, []
+    for count, value in enumerate(logp[slice(*place)], 1):
+        unshown.append(value)
+        if (upto := _shared(decode(inside[:count]), text)) > done:
+            tokens.append(BoxToken(text[done:upto], math.fsum(unshown)))
+            done, unshown = upto, []
+    return tokens
+
+
+def _place(token_ids: tuple[int, ...], decode: Decode) -> tuple[int, int] | None:
+    """The first token that has a part in the last box's content or closing brace, and the one behind the last.
+
+    By bisection on how many characters of the text the first n tokens decide. A character of several tokens, cut, decodes
+    to another one.
+    """
+    text = decode(token_ids)
+    if not (places := box_places(text)):
+        return None
+    start, end = places[-1][0], places[-1][1] + 1
+
+    def decided(count: int) -> int:
+        return _shared(decode(token_ids[:count]), text)
+
+    counts = range(len(token_ids) + 1)
+    first, behind = bisect_left(counts, start, key=decided), bisect_left(counts, end, key=decided)
+    straddles = decode(token_ids[:first]) != text[:start]  # the token before holds a part of the content too
+    return first - straddles, behind
+
+
+def _shared(prefix: str, text: str) -> int:
+    """How many characters both begin with."""
+    if text.startswith(prefix):
+        return len(prefix)
+    return next((at for at, (one, other) in enumerate(zip(prefix, text, strict=False)) if one != other), len(text))
+
+
+def _sigmoid(x: float) -> float:
+    return 1 / (1 + math.exp(-x)) if x >= 0 else math.exp(x) / (1 + math.exp(x))
+
+
+class _Calibrated(BaseModel):
+    """What the file holds."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    step: int = Field(ge=0)
+    temperature: float = Field(ge=COLDEST, le=HOTTEST)
+    threshold: float | None = Field(ge=0, le=1)
 
 
 def read_calibration(run: Path, step: int) -> Calibration | None:
-    """What adapter.evaluate found for this step's LoRA; None where it did not."""
-    try:
-        found = read_object(run / "evaluate" / "calibration.json")
-    except (OSError, ValueError):
+    """What evaluate found for the LoRA of a step; None where it was not asked, or of another step's. Raises UserError."""
+    path = run / FOLDER / FILE
+    cure = "delete the file to go on without it, or evaluate the run again"
+    if not path.is_file():
         return None
-    return Calibration(step, found["temperature"], found["threshold"]) if found.get("step") == step else None
+    try:
+        found = _Calibrated.model_validate_json(read_text(path, LONGEST))
+    except ValidationError as error:
+        raise UserError(f"{path}: {first_fault(error)}; {cure}") from None
+    except ValueError as error:  # too long, or not UTF-8
+        raise UserError(f"{path}: {error}; {cure}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return Calibration(**found.model_dump()) if found.step == step else None
+
+
+def threshold_of(asked: float | str, run: Path, step: int, found: Calibration | None) -> float:
+    """The threshold that a caller asks for: a number from 0 to 1, or "auto", the one that evaluate chose for the step.
+
+    found: the run's calibration. Raises UserError.
+    """
+    if asked == AUTO:
+        if found is None or found.threshold is None:
+            raise UserError(f"threshold auto: none is chosen for the adapter of step {step} of {run}; run python -m "
+                            f"adapter.evaluate {run} --harm-below 1%, or give a number from 0 to 1")
+        return found.threshold
+    try:
+        value = math.nan if isinstance(asked, bool) else float(asked)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not 0 <= value <= 1:
+        raise UserError(f"threshold {brief(asked, 40)}: expected a number from 0 to 1, such as 0.8, or auto")
+    return value
