@@ -9,7 +9,8 @@ prints the tables below, and writes them to RUN/evaluate/, where an earlier eval
     report.txt   report.json   completions.jsonl    the tables; the same as data; each test question and its completion
     reward.png   accuracy.png                       for a slide; a task may add its own, as symbols.png
     reliability.png   risk_coverage.png             the same, of confidence
-    confidence.json                                 the temperature and the threshold: adapter.ask goes by them
+    confidence.json                                 the temperature and the threshold: adapter.ask and serve go by them
+    validation.jsonl                                as completions.jsonl: adapter.serve compares with it what comes later
 
 A finished run is evaluated with the LoRA it kept (eval.keep), an unfinished one with its best so far; the first line says of
 which step. The API's answers are those it gave for the run. Accuracy is greedy, on the test questions, by kind and overall:

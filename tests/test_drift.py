@@ -7,9 +7,8 @@ import pytest
 
 from adapter.corrector import Corrector
 from adapter.prompt import INSTRUCTIONS, TEMPLATE, PromptText
-from adapter.questions import ApiAnswer, Row
 from adapter.serve.background import Background
-from adapter.serve.drift import COMPLETIONS, Drift, Reference, p_value, reference
+from adapter.serve.drift import VALIDATION, Drift, Reference, p_value, reference
 from adapter.serve.recent import Recent
 from adapter.serve.truths import Truths
 from adapter.serve.watch import Watch
@@ -88,16 +87,16 @@ def test_lengths_that_move_ring_and_those_that_do_not_are_silent():
 
 
 def test_the_reference_is_the_runs_own(tmp_path):
-    rows = [Row("a", answer, api=ApiAnswer(text, "m")) for answer, text in ((1, "1"), (2, "It is 1."), (3, ""))]
-    found = reference(tmp_path, rows, corrector(Number()))
-    assert found == Reference([], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 8.0, 0.0])
-    assert "correct" not in Drift(found).rings  # never evaluated: not watched
+    assert reference(tmp_path) == Reference()  # never evaluated: nothing is watched
     (tmp_path / "evaluate").mkdir()
-    write_lines(tmp_path / COMPLETIONS, [{"verdict": said, "final": None} for said in ("correct", "override", "unparsed")])
-    assert reference(tmp_path, rows, corrector(Number())).correct == [1.0, 0.0, 0.0]
-    (tmp_path / COMPLETIONS).write_text('{"verdict": "maybe"}\n')
-    with pytest.raises(UserError, match=r"completions.jsonl: line 1: verdict: .*adapter.evaluate .* writes it anew"):
-        reference(tmp_path, rows, corrector(Number()))
+    write_lines(tmp_path / VALIDATION, [
+        {"verdict": said, "final": None, "api_answer": text, "api_extracted": found, "api_right": right}
+        for said, text, found, right in (("correct", "1", "1", True), ("override", "It is 1.", "1", False),
+                                         ("unparsed", "", None, False))])
+    assert reference(tmp_path) == Reference([1.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0], [1.0, 8.0, 0.0])
+    (tmp_path / VALIDATION).write_text('{"verdict": "maybe"}\n')
+    with pytest.raises(UserError, match=r"validation.jsonl: line 1: verdict: .*adapter.evaluate .* writes it anew"):
+        reference(tmp_path)
 
 
 # ---- all that watches

@@ -13,7 +13,7 @@ from adapter.measure.report import Evaluated
 from adapter.measure.sections import Section
 from grpo.types import UserError
 
-FILES = {"report.txt", "report.json", "completions.jsonl", FILE, *(f"{name}.png" for name in report.PICTURES)}
+FILES = {"report.txt", "report.json", "completions.jsonl", "validation.jsonl", FILE, *(f"{name}.png" for name in report.PICTURES)}
 
 
 def check_replaceable(run: Path, sections: list[Section], target: str) -> None:
@@ -33,6 +33,7 @@ def write(found: Evaluated, printed: str) -> Path:
     final = found.run / FOLDER
     texts = {"report.txt": printed, "report.json": json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n",
              "completions.jsonl": report.completion_lines(found.outcomes),
+             "validation.jsonl": report.completion_lines({"adapter": list(found.confidence.validation)}),
              FILE: json.dumps(asdict(found.confidence.calibration)) + "\n"}
     try:
         with tempfile.TemporaryDirectory(dir=found.run, prefix=f".{FOLDER}-") as place:

@@ -87,7 +87,7 @@ def data(found: Evaluated) -> dict[str, object]:
 
 
 def completion_lines(outcomes: dict[str, list[Outcome]]) -> str:
-    """completions.jsonl: one line a test question, the base's answer within the adapter's line."""
+    """completions.jsonl: one line a question, the base's answer within the adapter's line."""
     lines = [_question(outcome) | _answer(outcome) for outcome in outcomes["adapter"]]
     if "base" in outcomes:
         lines = [line | {"base": _answer(base)} for line, base in zip(lines, outcomes["base"], strict=True)]
@@ -143,7 +143,8 @@ def _failures(outcomes: Sequence[Outcome], classes: Sequence[str]) -> dict[str, 
 def _question(outcome: Outcome) -> dict[str, object]:
     row = outcome.row
     return {"id": row.id, "question": row.question, "kind": row.kind, "answer": row.answer,
-            "api_answer": None if row.api is None else row.api.text, "api_extracted": outcome.api_extracted}
+            "api_answer": None if row.api is None else row.api.text, "api_extracted": outcome.api_extracted,
+            "api_right": outcome.api_right}
 
 
 def _answer(outcome: Outcome) -> dict[str, object]:

@@ -17,6 +17,7 @@ import logging
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from adapter.commands import run
@@ -47,14 +48,23 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--at-once", type=int, metavar="N", help="questions that the adapter is asked at once; more get the "
                         "API's answers (the run's rollout.max_sequences)")
     parser.add_argument("--max-body-mb", type=int, default=10, metavar="N", help="the longest request, in 2^20 bytes (10)")
+    parser.add_argument("--capture", type=at_home, metavar="DIR", help="write questions, answers and verdicts there, for "
+                        "adapter.dataset --from-capture")
+    parser.add_argument("--capture-mb", type=int, default=1024, metavar="N", help="of all that is captured, in 2^20 bytes; "
+                        "the oldest makes room (1024)")
+    parser.add_argument("--redact", metavar="FILE.py:FUNCTION", help="a function of yours that each captured row goes "
+                        "through: row -> row, or None to leave it out")
+    parser.add_argument("--truths", type=at_home, metavar="FILE", help="questions whose answers you know, as JSON lines: "
+                        "the page counts fixes and harms of these")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen (127.0.0.1: this machine alone)")
     parser.add_argument("--port", type=int, default=8080, help="0: any that is free (8080)")
     options = parser.parse_args(arguments)
-    for name, least in (("timeout_ms", 1), ("at_once", 1), ("max_body_mb", 1)):
+    for name, least in (("timeout_ms", 1), ("at_once", 1), ("max_body_mb", 1), ("capture_mb", 8)):
         if (value := getattr(options, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    if options.capture is None and (options.redact is not None or options.capture_mb != 1024):
+        raise UserError("--redact and --capture-mb: say what is captured, and nothing is; add --capture DIR")
     mode, share = mode_of(options.mode)
-    threshold = threshold_of(options.threshold)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
     from adapter.serve.upstream import address_of  # from here on it takes seconds
@@ -63,18 +73,17 @@ def main(arguments: list[str]) -> None:
     with listener(options.host, options.port) as sock:
         import uvloop
 
-        from adapter.confidence import read_calibration
+        from adapter.confidence import read_calibration, threshold_of
         from adapter.serve.engine import Engine
         from adapter.serve.gate import Rules
 
         engine = Engine(options.run)
-        calibration = read_calibration(options.run, engine.step)
-        if threshold is not None and calibration is None:
-            raise UserError(f"--threshold {options.threshold}: {options.run} has no calibrated confidence of step "
-                            f"{engine.step}; run `python -m adapter.evaluate {options.run}` first, or leave --threshold out")
-        if threshold == "auto" and (threshold := calibration.threshold) is None:
-            raise UserError("--threshold auto: adapter.evaluate found none that keeps harm low enough; give a number, or "
-                            "leave it out")
+        calibration, threshold = read_calibration(options.run, engine.step), None
+        if options.threshold is not None:
+            threshold = threshold_of(options.threshold, options.run, engine.step, calibration)
+            if calibration is None:
+                raise UserError(f"--threshold {options.threshold}: {options.run} has no calibrated confidence of step "
+                                f"{engine.step}; run python -m adapter.evaluate {options.run} first, or leave it out")
         rules = Rules(mode, share, threshold, options.timeout_ms / 1000,
                       options.at_once or engine.adapter.config.rollout.max_sequences, options.fail == "open")
         uvloop.run(serve(engine, rules, address, options, sock))
@@ -92,19 +101,6 @@ def mode_of(text: str) -> tuple[str, float]:
     if not 0 < percent <= 100:
         raise UserError(f"--mode {brief(text, 40)}: expected on, shadow, or a share of the questions such as canary=5%")
     return "canary", percent / 100
-
-
-def threshold_of(text: str | None) -> float | str | None:
-    """A least confidence, "auto" or None. Raises UserError."""
-    if text is None or text == "auto":
-        return text
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 1:
-        raise UserError(f"--threshold {brief(text, 40)}: expected a probability from 0 to 1, or auto")
-    return value
 
 
 def listener(host: str, port: int) -> socket.socket:
@@ -127,13 +123,26 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
     from adapter.confidence import read_calibration
     from adapter.serve.app import make_app
     from adapter.serve.gate import Gate
+    from adapter.serve.page import About
+    from adapter.serve.service import Service, reloaded
     from adapter.serve.upstream import Upstream
 
     run = engine.adapter
     corrector = run.task_class.make_corrector(run.settings)
+    service = Service(options.run, options.host, options.capture, options.capture_mb * 2**20, options.redact, options.truths,
+                      corrector)
     gate = Gate(corrector, run.settings.api_prompt, engine, functools.partial(read_calibration, options.run), rules)
-    app = make_app(gate, Upstream(address), run.settings.api_system, on_close=[engine.close],
-                   longest_body=options.max_body_mb * 2**20)
+
+    def about(notes: Sequence[str], truths: int) -> About:
+        down = [] if engine.up else ["the adapter's engine is down: callers get the API's answers"]
+        return About(str(options.run), options.mode, engine.step, address, [*down, *notes], truths)
+
+    async def decide(question: str, api_text: str) -> str | None:
+        return await app.state.relay.guard(question, api_text)
+
+    app = make_app(gate, Upstream(address), run.settings.api_system, service.observers,
+                   service.routers(engine, about, decide), [engine.close, service.close], options.max_body_mb * 2**20)
+    service.count(app.state.metrics.registry)
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
     try:
@@ -142,23 +151,18 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
         await engine.close()
         raise
     reloads: set[asyncio.Future] = set()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload(engine))))
+
+    async def reload() -> None:
+        status, told = await reloaded(engine)
+        logging.warning("reload: %s", told.get("error") or f"the LoRA of step {told['step']} is served")
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload())))
     host, port = sock.getsockname()[:2]
     said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
     print(printable(said), flush=True)
     for signum in (signal.SIGTERM, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)  # uvicorn has its own while it serves, and raises what it got again at its end
     await uvicorn.Server(config).serve(sockets=[sock])
-
-
-async def reload(engine: "Engine") -> None:
-    """Serve the LoRA that the run keeps by now, and say so."""
-    before = engine.step
-    try:
-        await engine.reload()
-        logging.warning("the LoRA of step %d is served; before, step %d", engine.step, before)
-    except UserError as error:
-        logging.error("the LoRA of step %d stays: %s", before, printable(error))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,7 @@ from typing import Literal
 
 from scipy.stats import fisher_exact, mannwhitneyu
 
-from adapter.corrector import Corrector
 from adapter.measure.records import Record
-from adapter.questions import Row
 from adapter.serve.exchange import Exchange
 from adapter.serve.truths import Judgement
 from adapter.verdict import Verdict
@@ -28,15 +26,18 @@ NAMES = {"correct": "share of CORRECT", "api_right": "the API's accuracy",
 WINDOW = 500  # exchanges
 LOOKS = 10  # a window
 RINGS, CLEARS = 0.001, 0.05  # p
-COMPLETIONS = Path("evaluate") / "completions.jsonl"  # in a run
+VALIDATION = Path("evaluate") / "validation.jsonl"  # in a run
 
 log = logging.getLogger(__name__)
 
 
-class _Completion(Record):
-    """A line of completions.jsonl."""
+class _Answered(Record):
+    """A line of validation.jsonl."""
 
     verdict: Verdict
+    api_answer: str | None
+    api_extracted: str | None
+    api_right: bool
 
 
 @dataclass(frozen=True)
@@ -71,19 +72,15 @@ class _Watch:
     said: str = ""  # when the alarm last rang or cleared
 
 
-def reference(run: Path, rows: Sequence[Row], corrector: Corrector) -> Reference:
-    """What a run was trained on. rows: its validation rows, with the API's answers.
-
-    The verdicts are those of `python -m adapter.evaluate RUN`, where that was called. Raises UserError where its
-    completions.jsonl is damaged, and VerifierError where a user's own function fails.
-    """
-    path = run / COMPLETIONS
-    verdicts = [line.verdict for _, line in read_lines(path, _Completion, f"python -m adapter.evaluate {run} writes it anew")
-                ] if path.is_file() else []
-    return Reference([float(verdict == "correct") for verdict in verdicts],
-                     [float(right) for right in corrector.api_right(rows)],
-                     [float(corrector.extracted(row) is None) for row in rows],
-                     [float(len(row.api.text)) for row in rows])
+def reference(run: Path) -> Reference:
+    """What a run's validation questions were, and were answered, as `python -m adapter.evaluate RUN` found; empty where that
+    was not called. Raises UserError where validation.jsonl is damaged."""
+    path = run / VALIDATION
+    lines = [line for _, line in read_lines(path, _Answered, f"python -m adapter.evaluate {run} writes it anew")
+             ] if path.is_file() else []
+    return Reference([float(line.verdict == "correct") for line in lines], [float(line.api_right) for line in lines],
+                     [float(line.api_extracted is None) for line in lines],
+                     [float(len(line.api_answer or "")) for line in lines])
 
 
 class Drift:

@@ -36,6 +36,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from adapter.api.settings import ApiSettings
 from adapter.model import LONGEST_PROMPT
 from adapter.serve.gate import EngineDown, TooLong, Written
 from adapter.trained import TrainedAdapter
@@ -47,6 +48,7 @@ from grpo.types import Problem, UserError
 
 WORKER = "adapter.serve.worker.LoraWorker"  # vLLM imports it, in the engine's process
 LORA_ID = 1
+_OF_THE_DATA = {"data", "shares", "fields", "train", "validation", "test", *ApiSettings.model_fields}
 LOG = logging.getLogger(__name__)
 LOOK_S = 0.2  # between two looks at whether the engine is alive
 LONGEST_PAUSE_S = 60.0  # before it is started again
@@ -122,6 +124,8 @@ class Engine:
         fresh = await asyncio.to_thread(TrainedAdapter, self._run)
         if (fresh.path, fresh.shapes, fresh.scale) != (self.adapter.path, self.adapter.shapes, self.adapter.scale):
             raise UserError(f"{self._run}: another base, or another form of LoRA, than the one that is served; start again")
+        if _asks(fresh) != _asks(self.adapter):
+            raise UserError(f"{self._run}: another prompt or verifier than those that are served with; start again")
         async with self._open:
             if not self.up:
                 raise EngineDown
@@ -212,3 +216,8 @@ class Engine:
             if time.monotonic() > until:
                 raise SyncError("vLLM kept its prefix cache across a LoRA swap")
             await asyncio.sleep(0.02)
+
+
+def _asks(adapter: TrainedAdapter) -> tuple[type, dict[str, object]]:
+    """How it is asked and judged: its task, and the settings that say nothing of its data and its API."""
+    return adapter.task_class, adapter.settings.model_dump(exclude=_OF_THE_DATA)

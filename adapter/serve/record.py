@@ -9,7 +9,7 @@ from adapter.api.prices import dollars
 from adapter.corrector import Corrector
 from adapter.questions import ApiAnswer, Row
 from adapter.serve.exchange import Exchange, Mode
-from adapter.serve.gate import Judged
+from adapter.serve.gate import Gate, Judged
 from adapter.serve.protocol import Asked, Said, Spoken, Unreadable
 from adapter.serve.upstream import Headers, Reply
 
@@ -75,6 +75,16 @@ class Record:
             final=final if self.status == 200 else None, step=judged.step, seconds=self.seconds,
             api_seconds=self.api_seconds, adapter_seconds=judged.adapter_seconds, input_tokens=tokens[0],
             output_tokens=tokens[1], cost=dollars(self.asked.model, *tokens))
+
+
+def guarded(at: float, seconds: float, row: Row | None, api_text: str, judged: Judged, gate: Gate) -> Exchange:
+    """The exchange of a guardrail, which sees no request and no tokens. at: seconds since 1970, as it began."""
+    extracted = None if row is None else gate.corrector.extracted(row)
+    return Exchange(
+        uuid.uuid4().hex, at, "guardrail", "", False, gate.rules.mode, judged.action, judged.why, 200,
+        question=row and row.question, api_text=api_text, api_extracted=extracted, completion=judged.completion,
+        verdict=judged.verdict, confidence=judged.confidence, final=extracted if judged.final is None else judged.final,
+        step=judged.step, seconds=seconds, adapter_seconds=judged.adapter_seconds)
 
 
 @dataclass

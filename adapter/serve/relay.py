@@ -14,11 +14,13 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 
+from adapter.questions import ApiAnswer
 from adapter.serve.exchange import Exchange
 from adapter.serve.gate import Gate, Judged
 from adapter.serve.protocol import PING, Asked, Spoken
-from adapter.serve.record import LONGEST_ANSWER, Outcome, Record, whole
+from adapter.serve.record import LONGEST_ANSWER, Outcome, Record, guarded, whole
 from adapter.serve.response import Answer
 from adapter.serve.upstream import DECODED, CutShort, Headers, Unreachable, Upstream
 
@@ -66,6 +68,24 @@ class Relay:
         record = Record(spoken, Asked(None), None, Judged("passed", "refused"))
         self.in_flight += 1
         return self._response(_error(record, status, message), record)
+
+    async def guard(self, question: str, api_text: str) -> str | None:
+        """What a guardrail makes of an answer that somebody else has fetched: the text in its place; None: it stands."""
+        work = self._spawn(self._guarded(question, api_text))
+        if self.gate.rules.mode == "shadow":
+            return None
+        await asyncio.wait({work})
+        return None if work.exception() else work.result()
+
+    async def _guarded(self, question: str, api_text: str) -> str | None:
+        gate, at, start = self.gate, time.time(), time.perf_counter()
+        row, why = gate.row(question)
+        if row is not None:
+            row = replace(row, api=ApiAnswer(api_text, "guardrail"))
+            why = "" if gate.chosen(row) else "canary"
+        judged = Judged("passed", why) if why else await gate.judge(row)
+        self._tell(guarded(at, time.perf_counter() - start, row, api_text, judged, gate))
+        return judged.final if judged.action == "corrected" else None
 
     async def drain(self) -> None:
         """Wait for what goes on after the last response."""
@@ -195,7 +215,9 @@ class Relay:
             kept = record.judged
             record.read()
             record.judged = kept
-        exchange = record.exchange(self.gate.corrector, self.gate.rules.mode)
+        self._tell(record.exchange(self.gate.corrector, self.gate.rules.mode))
+
+    def _tell(self, exchange: Exchange) -> None:
         for observer in self._observers:
             self._spawn(_tell(observer, exchange)).add_done_callback(self._count)
 
