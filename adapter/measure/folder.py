@@ -13,7 +13,8 @@ from adapter.measure.report import Evaluated
 from adapter.measure.sections import Section
 from grpo.types import UserError
 
-FILES = {"report.txt", "report.json", "completions.jsonl", "validation.jsonl", FILE, *(f"{name}.png" for name in report.PICTURES)}
+FILES = {"report.txt", "report.json", "completions.jsonl", "validation.jsonl", FILE,
+         *(f"{name}.png" for name in report.PICTURES)}
 
 
 def check_replaceable(run: Path, sections: list[Section], target: str) -> None:

@@ -153,7 +153,7 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
     reloads: set[asyncio.Future] = set()
 
     async def reload() -> None:
-        status, told = await reloaded(engine)
+        _, told = await reloaded(engine)
         logging.warning("reload: %s", told.get("error") or f"the LoRA of step {told['step']} is served")
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload())))

@@ -50,7 +50,7 @@ class Service:
 
     def routers(self, engine: Engine, about: Callable[[Sequence[str], int], About],
                 decide: Callable[[str, str], Awaitable[str | None]]) -> list[APIRouter]:
-        """The page, LiteLLM's guardrail, and POST /v1/reload. about: what runs, given notes and how many truths are known."""
+        """The page, LiteLLM's guardrail, POST /v1/reload. about: what runs, given notes and how many truths are known."""
         def told() -> About:
             notes = [*self._watch.notes, *([] if self._capture is None else self._capture.notes)]
             return about(notes, 0 if self._truths is None else len(self._truths))
@@ -96,7 +96,7 @@ def reload_router(engine: Engine, token: str | None) -> APIRouter:
 
 
 async def reloaded(engine: Engine) -> tuple[int, dict[str, object]]:
-    """Serve the LoRA that the run keeps by now. An HTTP status, and the step that is served, and served before; or why not."""
+    """Serve the LoRA that the run keeps by now. An HTTP status, and the step that is served, or why it is not another."""
     before = engine.step
     try:
         return 200, {"step": await engine.reload(), "before": before}
