@@ -1,4 +1,4 @@
-"""vLLM, in this process: with grpo/speed/engine.py the only file that touches it, its private parts included.
+"""vLLM, in this process: with grpo/speed/engine.py the only file of grpo/ that touches it, its private parts included.
 
 Three facts about vLLM decide how the LoRA is served while it changes every step.
 

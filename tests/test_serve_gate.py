@@ -1,4 +1,4 @@
-"""When a caller gets the API's answer and when the adapter's: modes, threshold, time limit, failures, and what is recorded."""
+"""When a caller gets the API's answer and when the adapter's: mode, threshold, time limit, failures; what is recorded."""
 
 import contextlib
 import json

@@ -1,8 +1,8 @@
 """What is changed in vLLM, and how it is set up, for one use: G completions of each of a few prompts, all under one LoRA.
 
-With grpo/sampler.py the only file that touches vLLM. Its LoRA arithmetic serves many LoRAs at once, token by token; here
-every token has the same one, and two plain matrix products a layer do: y += (x A^T) B^T. The profiles that say what that is
-worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for a CPU.
+With grpo/sampler.py the only file of grpo/ that touches vLLM; adapter/serve uses it too. vLLM's LoRA arithmetic serves many
+LoRAs at once, token by token; here every token has the same one, and two plain matrix products a layer do: y += (x A^T) B^T.
+The profiles that say what that is worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for a CPU.
 """
 
 import functools

@@ -1,0 +1,231 @@
+"""The command with real vLLM: its engine, behind it vLLM's own server as the API, and what happens when one of them dies."""
+
+import asyncio
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import anthropic
+import httpx
+import openai
+import psutil
+import pytest
+from safetensors.torch import load_file, save_file
+
+from adapter.rows import Splits
+from adapter.serve.__main__ import main
+from examples.served_client import ServedAdapter
+from grpo.policy import WEIGHTS
+from grpo.run.files import MANIFEST, sha256
+from grpo.types import UserError
+from symbols.expression import GREEK
+from symbols.generate import Range
+from symbols.settings import INSTRUCTION
+from tests.conftest import LONG, ROOT
+from tests.symbol_rows import build
+
+QUESTIONS = [row.question for row in build(7, Splits(2, 2, 24), Range((1, 99), (2, 2), 999), GREEK, 7).test]
+
+
+@dataclass
+class Command:
+    """A gateway in a process of its own."""
+
+    process: subprocess.Popen
+    url: str
+    run: Path
+    log: Path
+
+    def health(self) -> dict:
+        return httpx.get(self.url + "/healthz", timeout=20).json()
+
+    def wait_for(self, what: str, **wanted) -> None:
+        """Until /healthz says so."""
+        until = time.monotonic() + LONG
+        while {name: self.health()[name] for name in wanted} != wanted:
+            assert time.monotonic() < until, (what, self.health(), self.log.read_text()[-2000:])
+            time.sleep(0.1)
+
+
+@pytest.fixture(scope="module")
+def command(toy, vllm_server, tmp_path_factory) -> Iterator[Command]:
+    """In front of vLLM's own server, with a copy of the toy run."""
+    folder = tmp_path_factory.mktemp("serve")
+    run = shutil.copytree(toy[0], folder / "run")
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adapter.serve", "--run", str(run), "--upstream", vllm_server, "--port", "0",
+             "--timeout-ms", "60000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        line = process.stdout.readline()
+        assert "mode on" in line, (folder / "log").read_text()[-3000:]
+        found = Command(process, re.search(r"http://127.0.0.1:\d+(?=,)", line)[0], run, folder / "log")
+        found.wait_for("its first answer", engine="up")
+        yield found
+    finally:
+        process.kill()
+        process.wait()
+
+
+@dataclass
+class Answer:
+    """What a caller gets."""
+
+    told: dict[str, str]  # by the gateway: action, why, ...
+    text: str
+    stop_reason: str
+
+
+async def ask(url: str, questions: list[str]) -> list[Answer]:
+    """All at once."""
+    async with anthropic.AsyncAnthropic(base_url=url, api_key="none", max_retries=0, timeout=LONG) as client:
+
+        async def one(question: str) -> Answer:
+            raw = await client.messages.with_raw_response.create(
+                model="models/tiny", max_tokens=40, messages=[{"role": "user", "content": INSTRUCTION + question}])
+            message = await raw.parse()
+            told = {name.removeprefix("x-corrector-"): value for name, value in raw.headers.items() if "corrector" in name}
+            return Answer(told, "".join(block.text for block in message.content), message.stop_reason)
+
+        return await asyncio.gather(*map(one, questions))
+
+
+def test_it_answers_as_vllms_own_server_with_the_same_lora(command, vllm_server):
+    corrected = asyncio.run(ask(command.url, QUESTIONS))
+    plain = [answer.text for answer in asyncio.run(ask(vllm_server, QUESTIONS))]
+    served = ServedAdapter(vllm_server)
+    for question, answer, api in zip(QUESTIONS, corrected, plain, strict=True):
+        final = served.correct(question, api)
+        if answer.told["action"] == "corrected":
+            assert answer.text == final
+            assert answer.stop_reason == "end_turn"
+        else:
+            assert answer.text == api
+    actions = [answer.told["action"] for answer in corrected]
+    assert actions.count("corrected") > 6
+    assert {answer.told["step"] for answer in corrected} == {str(command.health()["step"])}
+
+
+def test_openais_stream_through_vllms_own_server(command):
+    with openai.OpenAI(base_url=command.url + "/v1", api_key="none", max_retries=0) as client:
+        whole = [answer.text for answer in asyncio.run(ask(command.url, QUESTIONS[:6]))]
+        for question, text in zip(QUESTIONS[:6], whole, strict=True):
+            chunks = list(client.chat.completions.create(
+                model="models/tiny", max_tokens=40, stream=True, stream_options={"include_usage": True},
+                messages=[{"role": "user", "content": INSTRUCTION + question}]))
+            assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == text
+            assert chunks[-1].usage.prompt_tokens > 20
+
+
+def test_an_engine_that_is_killed_costs_nobody_an_answer_and_comes_back(command):
+    children = psutil.Process(command.process.pid).children(recursive=True)
+    (engine,) = [child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])]
+
+    async def killed_in_the_middle():
+        asked = asyncio.create_task(ask(command.url, QUESTIONS * 4))
+        await asyncio.sleep(0.3)
+        engine.kill()
+        return await asked
+
+    answers = asyncio.run(killed_in_the_middle())
+    assert len(answers) == 96
+    assert all(isinstance(answer.text, str) for answer in answers)
+    why = [answer.told["why"] for answer in answers]
+    assert "engine down" in why
+    assert set(why) <= {"", "engine down", "unparsed"}
+    command.wait_for("a second start", engine="up")
+    assert "corrector_engine_starts 2.0" in httpx.get(command.url + "/metrics").text
+    (answer,) = asyncio.run(ask(command.url, QUESTIONS[:1]))
+    assert answer.told["why"] in ("", "unparsed")
+
+
+def test_another_lora_is_taken_while_it_serves(command):
+    """Nothing of the old one is left, in no cache either; what was asked meanwhile is answered by one of the two."""
+    before = asyncio.run(ask(command.url, QUESTIONS))
+    file = command.run / "adapter" / WEIGHTS
+    lora = load_file(file)
+    save_file({name: 0 * tensor for name, tensor in lora.items()}, file)
+    if (manifest := file.with_name(MANIFEST)).is_file():
+        manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {WEIGHTS: sha256(file)}))
+
+    async def swapped_in_the_middle():
+        asked = asyncio.create_task(ask(command.url, QUESTIONS * 4))
+        await asyncio.sleep(0.3)
+        command.process.send_signal(signal.SIGHUP)
+        return await asked
+
+    during = asyncio.run(swapped_in_the_middle())
+    assert {answer.told["why"] for answer in during} <= {"", "unparsed"}
+    until = time.monotonic() + LONG
+    while "is served" not in command.log.read_text():
+        assert time.monotonic() < until, command.log.read_text()[-3000:]
+        time.sleep(0.1)
+    after = asyncio.run(ask(command.url, QUESTIONS))
+    old, new = ([(a.told["action"], a.text) for a in answers] for answers in (before, after))
+    assert old != new
+    seen = [(answer.told["action"], answer.text) for answer in during]
+    assert {*zip(QUESTIONS * 4, seen, strict=True)} <= {*zip(QUESTIONS, old, strict=True), *zip(QUESTIONS, new, strict=True)}
+
+
+def test_sigterm_ends_it_once_every_answer_is_given(command):
+    """The last of this file: to the whole group, as a service manager sends it; the engine lives on until it is let go."""
+    async def ended_in_the_middle():
+        asked = asyncio.create_task(ask(command.url, QUESTIONS))
+        await asyncio.sleep(0.2)
+        for child in psutil.Process(command.process.pid).children(recursive=True):
+            child.send_signal(signal.SIGTERM)
+        command.process.send_signal(signal.SIGTERM)
+        return await asked
+
+    children = psutil.Process(command.process.pid).children(recursive=True)
+    answers = asyncio.run(ended_in_the_middle())
+    assert len(answers) == len(QUESTIONS)
+    assert {answer.told["why"] for answer in answers} <= {"", "unparsed"}
+    assert command.process.wait(LONG) == 0
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert alive == []
+
+
+@pytest.mark.parametrize(("arguments", "said"), [
+    (["--mode", "canary=0%"], "--mode canary=0%: expected on, shadow, or a share"),
+    (["--mode", "canary"], "--mode canary: expected on, shadow, or a share"),
+    (["--threshold", "2"], "--threshold 2: expected a probability"),
+    (["--timeout-ms", "0"], "--timeout-ms 0: expected 1 or more"),
+    (["--upstream", "claude"], "--upstream claude: neither anthropic nor openai"),
+    (["--host", "no such host"], "--host no such host --port 8080: cannot be listened on"),
+    (["--port", "99999"], "cannot be listened on"),
+    (["--run", "/nowhere"], "/nowhere: no run directory")])
+def test_a_mistake_is_one_line(toy, arguments, said):
+    given = ["--run", str(toy[0]), "--upstream", "anthropic", *arguments]
+    with pytest.raises(UserError) as error:
+        main(given)
+    assert str(error.value).startswith(said) or said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_port_that_is_taken_and_a_threshold_without_a_calibration(toy):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(UserError, match=f"--port {port}: cannot be listened on"):
+            main(["--run", str(toy[0]), "--upstream", "openai", "--port", port])
+    with pytest.raises(UserError, match="no calibrated confidence of step"):
+        main(["--run", str(toy[0]), "--upstream", "openai", "--port", "0", "--threshold", "auto"])
+
+
+def test_a_mistake_ends_with_2():
+    done = subprocess.run([sys.executable, "-m", "adapter.serve", "--run", "runs/x", "--upstream", "claude"], cwd=ROOT,
+                          capture_output=True, text=True, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --upstream claude")
+    assert done.stderr.count("\n") == 1
