@@ -18,6 +18,7 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from adapter.commands import run
@@ -141,15 +142,14 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
         return await app.state.relay.guard(question, api_text)
 
     app = make_app(gate, Upstream(address), run.settings.api_system, service.observers,
-                   service.routers(engine, about, decide), [engine.close, service.close], options.max_body_mb * 2**20)
+                   service.routers(engine, about, decide), [service.close, engine.close], options.max_body_mb * 2**20)
     service.count(app.state.metrics.registry)
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
-    try:
+    async with AsyncExitStack() as stopped:
+        stopped.push_async_callback(engine.close)
         await engine.start()
-    except BaseException:
-        await engine.close()
-        raise
+        stopped.pop_all()  # from now on the app's to close
     reloads: set[asyncio.Future] = set()
 
     async def reload() -> None:
