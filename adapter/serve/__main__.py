@@ -53,6 +53,8 @@ def main(arguments: list[str]) -> None:
     for name, least in (("timeout_ms", 1), ("at_once", 1), ("max_body_mb", 1)):
         if (value := getattr(options, name)) is not None and value < least:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected {least} or more")
+    if not 0 <= options.port < 2**16:
+        raise UserError(f"--port {options.port}: expected 0 to 65535")
     mode, share = mode_of(options.mode)
     threshold = threshold_of(options.threshold)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
@@ -132,23 +134,22 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
     run = engine.adapter
     corrector = run.task_class.make_corrector(run.settings)
     gate = Gate(corrector, run.settings.api_prompt, engine, functools.partial(read_calibration, options.run), rules)
-    app = make_app(gate, Upstream(address), run.settings.api_system, on_close=[engine.close],
-                   longest_body=options.max_body_mb * 2**20)
+    app = make_app(gate, Upstream(address), run.settings.api_system, longest_body=options.max_body_mb * 2**20)
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
-    try:
-        await engine.start()
-    except BaseException:
-        await engine.close()
-        raise
     reloads: set[asyncio.Future] = set()
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload(engine))))
-    host, port = sock.getsockname()[:2]
-    said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
-    print(printable(said), flush=True)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)  # uvicorn has its own while it serves, and raises what it got again at its end
-    await uvicorn.Server(config).serve(sockets=[sock])
+    try:
+        await engine.start()
+        sock.listen(2048)  # what comes before uvicorn takes over waits a moment
+        host, port = sock.getsockname()[:2]
+        said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
+        print(printable(said), flush=True)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)  # uvicorn has its own while it serves, and raises it again at its end
+        await uvicorn.Server(config).serve(sockets=[sock])
+    finally:
+        await engine.close()
 
 
 async def reload(engine: "Engine") -> None:
