@@ -7,8 +7,8 @@
     kill         the engine is killed under 500 requests
     shadow       200 streams, byte for byte
 
-RUN is a finished run of the experiment; with --gpu one is made, of --base (benchmarks/random_base.py) with a random LoRA, and
-only the first two parts are run, for 1, 32 and 256 callers. All is written to benchmarks/results/gateway.json or --out.
+RUN is a finished run of the experiment; with --gpu one is made, of --base (benchmarks/random_base.py) with a random LoRA,
+and only the first two parts are run, for 1, 32 and 256 callers. All is written to benchmarks/results/gateway.json or --out.
 """
 
 import argparse

@@ -21,6 +21,15 @@ from adapter.settings import Settings, make_corrector
 CORRECTOR = make_corrector(Settings(data="none.jsonl", verifier="number"))
 
 
+def wait_until(ready: Callable[[], bool], most_s: float) -> None:
+    """Look again and again. Raises AssertionError where it never is."""
+    for _ in range(int(most_s / 0.01)):
+        if ready():
+            return
+        time.sleep(0.01)
+    raise AssertionError("waited in vain")
+
+
 @dataclass
 class Table:
     """An engine: what it writes for a question; an exception is raised, a number slept for before "27" is boxed."""
@@ -63,9 +72,7 @@ class Served:
 
     def exchange(self, count: int = 1) -> Exchange:
         """The last one, once there are so many."""
-        until = time.monotonic() + 20
-        while len(self.exchanges) < count and time.monotonic() < until:
-            time.sleep(0.005)
+        wait_until(lambda: len(self.exchanges) >= count, 60)
         assert len(self.exchanges) == count, self.exchanges
         return self.exchanges[-1]
 

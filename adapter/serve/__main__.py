@@ -18,7 +18,6 @@ import signal
 import socket
 import sys
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from adapter.commands import run
@@ -65,6 +64,8 @@ def main(arguments: list[str]) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: expected {least} or more")
     if options.capture is None and (options.redact is not None or options.capture_mb != 1024):
         raise UserError("--redact and --capture-mb: say what is captured, and nothing is; add --capture DIR")
+    if not 0 <= options.port < 2**16:
+        raise UserError(f"--port {options.port}: expected 0 to 65535")
     mode, share = mode_of(options.mode)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
 
@@ -142,14 +143,10 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
         return await app.state.relay.guard(question, api_text)
 
     app = make_app(gate, Upstream(address), run.settings.api_system, service.observers,
-                   service.routers(engine, about, decide), [service.close, engine.close], options.max_body_mb * 2**20)
+                   service.routers(engine, about, decide), [service.close], options.max_body_mb * 2**20)
     service.count(app.state.metrics.registry)
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
-    async with AsyncExitStack() as stopped:
-        stopped.push_async_callback(engine.close)
-        await engine.start()
-        stopped.pop_all()  # from now on the app's to close
     reloads: set[asyncio.Future] = set()
 
     async def reload() -> None:
@@ -157,12 +154,17 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
         logging.warning("reload: %s", told.get("error") or f"the LoRA of step {told['step']} is served")
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload())))
-    host, port = sock.getsockname()[:2]
-    said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
-    print(printable(said), flush=True)
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)  # uvicorn has its own while it serves, and raises what it got again at its end
-    await uvicorn.Server(config).serve(sockets=[sock])
+    try:
+        await engine.start()
+        sock.listen(2048)  # what comes before uvicorn takes over waits a moment
+        host, port = sock.getsockname()[:2]
+        said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
+        print(printable(said), flush=True)
+        for signum in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signum, signal.SIG_IGN)  # uvicorn has its own while it serves, and raises it again at its end
+        await uvicorn.Server(config).serve(sockets=[sock])
+    finally:
+        await engine.close()
 
 
 if __name__ == "__main__":

@@ -62,8 +62,8 @@ def make_app(gate: Gate, upstream: Upstream, system: str | None = None, observer
         return Response(body, headers={"content-type": kind})
 
     for spoken in PROTOCOLS:
-        app.add_api_route(spoken.path, _chat(relay, spoken, longest_body), methods=["POST"], response_model=None)
-    app.add_api_route("/v1/{rest:path}", _other(relay, upstream, longest_body), methods=METHODS, response_model=None)
+        app.add_route(spoken.path, _chat(relay, spoken, longest_body), methods=["POST"])  # Starlette's: no arguments to find
+    app.add_route("/v1/{rest:path}", _other(relay, longest_body), methods=METHODS)
     return app
 
 
@@ -78,7 +78,7 @@ def _chat(relay: Relay, spoken: Spoken, longest_body: int) -> Callable[[Request]
     return chat
 
 
-def _other(relay: Relay, upstream: Upstream, longest_body: int) -> Callable[[Request], Awaitable[Response]]:
+def _other(relay: Relay, longest_body: int) -> Callable[[Request], Awaitable[Response]]:
     """What else the API can do: its models, its token counts, its batches. A path that leads out of /v1 leads nowhere."""
 
     async def other(request: Request) -> Response:

@@ -40,7 +40,7 @@ class Record:
             why = "API error" if self.reply.status != 200 else "cut short" if cut else "long answer"
         else:
             try:
-                text = self.reply.decoded(bytes(self.raw))
+                text = self.reply.decoded(bytes(self.raw), LONGEST_ANSWER)
                 self.said = (self.spoken.streamed if self.reply.streams else self.spoken.plain)(text)
                 return
             except Unreadable as error:

@@ -208,7 +208,7 @@ class Relay:
     async def _afterwards(self, record: Record) -> None:
         """Ask the adapter in shadow mode; then tell the observers, each in a task of its own: one that fails is counted."""
         if record.reply is not None:
-            await record.reply.close()
+            record.reply.close()
         if record.judged is SHADOW:
             await asyncio.wait({self._spawn(self._considered(record))})
         elif record.row is not None and record.judged.why == "canary":

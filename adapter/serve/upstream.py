@@ -1,13 +1,17 @@
 """The API in front: a request goes on as it came, and so does the answer, but for what belongs to one connection.
 
 The caller's key is among the headers that go on; it is kept nowhere. The address is the operator's: of a request only its
-path below /v1 and its query are taken.
+path below /v1 and its query are taken. The client is aiohttp's: httpx's looks at each of its connections for each request.
 """
 
+import asyncio
 import re
+import zlib
 from collections.abc import AsyncIterator, Iterable, Sequence
 
-import httpx
+import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
 
 from adapter.api.openai import faults_of_url
 from grpo.types import UserError
@@ -17,6 +21,9 @@ HOP_BY_HOP = {b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-autho
               b"trailer", b"transfer-encoding", b"upgrade"}
 OURS = b"x-corrector-"  # headers that say what the gateway did: nobody else's word counts
 DECODED = ("gzip", "deflate", "identity")  # encodings of an answer that the gateway can read
+ADDED = ("accept", "accept-encoding", "user-agent", "content-type")  # what aiohttp would send where the caller does not
+CONNECT_S = 10.0
+LONGEST_HEADER = 64 * 2**10  # bytes, of the API's
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -35,30 +42,38 @@ class CutShort(Exception):
 class Reply:
     """An API's answer, as it arrives."""
 
-    def __init__(self, response: httpx.Response):
-        self._response, self.status = response, response.status_code
-        self.headers = passed_on(response.headers.raw)
+    def __init__(self, response: aiohttp.ClientResponse):
+        self._response, self.status = response, response.status
+        self.headers = passed_on(response.raw_headers)
         self.streams = response.headers.get("content-type", "").startswith("text/event-stream")
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Its bytes, encoded as they are. Raises CutShort."""
         try:
-            async for chunk in self._response.aiter_raw():
+            async for chunk in self._response.content.iter_any():
                 yield chunk
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise CutShort(type(error).__name__) from None
 
-    async def close(self) -> None:
-        """Give the connection back, or up."""
-        await self._response.aclose()
+    def close(self) -> None:
+        """Give the connection up, unless the answer was read to its end."""
+        self._response.close()
 
-    def decoded(self, raw: bytes) -> bytes:
-        """The answer's bytes as they were before they were encoded. Raises ValueError."""
-        encoding = self._response.headers.get("content-encoding", "")
+    def decoded(self, raw: bytes, most: int) -> bytes:
+        """The answer's bytes as they were before they were encoded. Raises ValueError, also where that is over `most`."""
+        encoding = self._response.headers.get("content-encoding", "identity").strip().lower()
+        if encoding == "identity":
+            return raw
+        if encoding not in DECODED:
+            raise ValueError("an encoding that is not read here")
         try:
-            return httpx.Response(200, headers={"content-encoding": encoding}, content=raw).content
-        except httpx.DecodingError as error:
+            unpacked = zlib.decompressobj(zlib.MAX_WBITS | 32)
+            text = unpacked.decompress(raw, most)
+        except zlib.error as error:
             raise ValueError(str(error)) from None
+        if not unpacked.eof or unpacked.unused_data:
+            raise ValueError("more than is read here")
+        return text
 
 
 class Upstream:
@@ -67,9 +82,8 @@ class Upstream:
     def __init__(self, address: str, timeout_s: float = 600.0):
         """address: what stands before /v1. timeout_s: the longest silence of the API."""
         self.address = address
-        self._client = httpx.AsyncClient(
-            timeout=httpx.Timeout(timeout_s, connect=10.0, pool=None), follow_redirects=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=256))
+        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
 
     async def ask(self, method: str, path: str, headers: Headers, body: bytes,
                   encodings: Sequence[str] | None = None) -> Reply:
@@ -80,17 +94,28 @@ class Upstream:
         sent = passed_on(headers, also={b"host", b"content-length", b"expect"})
         if encodings is not None:
             sent = [(name, _only(value, encodings) if name.lower() == b"accept-encoding" else value) for name, value in sent]
+        named = CIMultiDict((name.decode("latin-1"), value.decode(errors="surrogateescape")) for name, value in sent)
         try:
-            request = httpx.Request(method, self.address + path, headers=sent, content=body)
-            return Reply(await self._client.send(request, stream=True))
-        except httpx.TimeoutException as error:
+            return Reply(await self._client().request(
+                method, URL(self.address + path, encoded=True), headers=named, data=body or None, allow_redirects=False))
+        except TimeoutError as error:
             raise Unreachable(f"the API does not answer ({type(error).__name__})", 504) from None
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
+        except (aiohttp.ClientError, OSError, ValueError) as error:
             raise Unreachable(f"the API cannot be reached ({type(error).__name__})", 502) from None
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
+
+    def _client(self) -> aiohttp.ClientSession:
+        """Made within the event loop that it belongs to; no cookie of one caller's is sent for another."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout, auto_decompress=False, trust_env=True,
+                skip_auto_headers=ADDED, max_line_size=LONGEST_HEADER, max_field_size=LONGEST_HEADER,
+                cookie_jar=aiohttp.DummyCookieJar(loop=asyncio.get_running_loop()))
+        return self._session
 
 
 def address_of(name: str) -> str:
