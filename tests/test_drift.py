@@ -47,6 +47,8 @@ def test_an_alarm_rings_once_until_it_clears(caplog):
         assert changes == []
         feed(["correct"] * 480)
         assert changes == [("correct", True)]
+        feed((["correct"] * 13 + ["override"] * 7) * 20)  # 65 of 100: p = 0.02, between ringing and clearing
+        assert (changes, 0.001 < drift._watched["correct"].p < 0.05) == ([("correct", True)], True)
         feed(["correct", "override"] * 250)
         assert changes == [("correct", True), ("correct", False)]
     rang, cleared = (record for record in caplog.records)
