@@ -39,7 +39,7 @@ def available(device: torch.device) -> int:
 
 
 class Saved:
-    """What autograd keeps: `now`, and the `most` at once, in bytes. A storage of which several tensors are kept counts once."""
+    """What autograd keeps: `now`, and the `most` at once, in bytes. A storage of several kept tensors counts once."""
 
     def __init__(self):
         self.now = self.most = 0
