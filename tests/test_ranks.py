@@ -172,7 +172,8 @@ def test_nccl_is_shut_down_where_it_was_started():
 def test_an_int_for_a_reward_is_refused_as_it_is_alone():
     """A message would make a float of it."""
     prompt = Prompt(Problem("p", "custom", ()), (1,), "")
-    sampler = SimpleNamespace(sample=lambda prompts, *_: [[Sample((1,), (0.0,), "stop")] for _ in prompts])
+    sampler = SimpleNamespace(as_they_end=lambda prompts, *_: ((place, 0, Sample((1,), (0.0,), "stop"))
+                                                               for place in range(len(prompts))))
     policy, task = SimpleNamespace(decode=lambda ids: ""), SimpleNamespace(score=lambda *_: Score(1))
 
     def work(r):

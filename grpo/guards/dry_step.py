@@ -103,7 +103,7 @@ def _kept(updater: "Updater", prompt: Prompt, shapes: list[Shape]) -> list[float
                                           for tokens in rows)) for rows in shape]
             with counting_saved(updater.policy.model.parameters()) as saved:
                 updater.accumulate(groups, torch.ones(len(shape), max(map(len, shape))))
-            kept.append(float(sum(saved.values())))
+            kept.append(float(saved.most))
     except (RuntimeError, MemoryError) as error:
         if not ran_out(error):
             raise

@@ -1,6 +1,7 @@
 """What memory there is, and what takes it."""
 
 import resource
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,18 +38,52 @@ def available(device: torch.device) -> int:
         return free
 
 
+class Saved:
+    """What autograd keeps: `now`, and the `most` at once, in bytes. A storage of several kept tensors counts once."""
+
+    def __init__(self):
+        self.now = self.most = 0
+        self._holders: Counter[int] = Counter()  # by where a storage lies, which another has once this one is freed
+
+    def take(self, storage: torch.UntypedStorage) -> None:
+        """One more tensor of a storage is kept."""
+        self._holders[storage.data_ptr()] += 1
+        if self._holders[storage.data_ptr()] == 1:
+            self.now += storage.nbytes()
+            self.most = max(self.most, self.now)
+
+    def leave(self, storage: torch.UntypedStorage) -> None:
+        """One fewer is."""
+        self._holders[storage.data_ptr()] -= 1
+        if not self._holders[storage.data_ptr()]:
+            self.now -= storage.nbytes()
+
+
+class _Kept:
+    """A tensor that autograd keeps, for as long as it does."""
+
+    def __init__(self, tensor: torch.Tensor, saved: Saved | None):
+        self.tensor, self._saved = tensor, saved
+        if saved is not None:
+            saved.take(tensor.untyped_storage())
+
+    def __del__(self):
+        if self._saved is not None:
+            self._saved.leave(self.tensor.untyped_storage())
+
+
 @contextmanager
-def counting_saved(weights: Iterable[torch.Tensor]) -> Iterator[dict[int, int]]:
-    """Within it, fills a dict with what autograd keeps for the backward pass: bytes by storage, `weights` left out."""
-    known, saved = {w.untyped_storage().data_ptr() for w in weights}, {}
+def counting_saved(weights: Iterable[torch.Tensor]) -> Iterator[Saved]:
+    """Within it, counts what autograd keeps for the backward pass; `weights` are left out.
 
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    A layer that runs twice keeps its inputs, and all of its own only while its turn in the backward pass lasts.
+    """
+    known, saved = {w.untyped_storage().data_ptr() for w in weights}, Saved()
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+    def pack(tensor: torch.Tensor) -> _Kept:
+        return _Kept(tensor, None if tensor.untyped_storage().data_ptr() in known else saved)
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         yield saved
 
 
