@@ -77,8 +77,9 @@ def reference(run: Path) -> Reference:
     """What a run's validation questions were, and were answered, as `python -m adapter.evaluate RUN` found; empty where that
     was not called. Raises UserError where validation.jsonl is damaged."""
     path = run / VALIDATION
-    lines = [line for _, line in read_lines(path, _Answered, f"python -m adapter.evaluate {run} writes it anew")
-             ] if path.is_file() else []
+    if not path.is_file():
+        return Reference()
+    lines = [line for _, line in read_lines(path, _Answered, f"python -m adapter.evaluate {run} writes it anew")]
     return Reference([float(line.verdict == "correct") for line in lines], [float(line.api_right) for line in lines],
                      [float(line.api_extracted is None) for line in lines],
                      [float(len(line.api_answer or "")) for line in lines])
