@@ -1,6 +1,7 @@
 """The command with real vLLM: its engine, behind it vLLM's own server as the API, and what happens when one of them dies."""
 
 import asyncio
+import html
 import json
 import os
 import re
@@ -29,11 +30,14 @@ from grpo.types import UserError
 from symbols.expression import GREEK
 from symbols.generate import Range
 from symbols.settings import INSTRUCTION
-from tests.conftest import LONG, ROOT
+from tests.conftest import LONG, ROOT, write_lines
 from tests.gateway import wait_until
 from tests.symbol_rows import build
 
 QUESTIONS = [row.question for row in build(7, Splits(2, 2, 24), Range((1, 99), (2, 2), 999), GREEK, 7).test]
+
+TOKEN = "a-token-of-the-operator"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 @dataclass
@@ -64,10 +68,12 @@ def command(toy, vllm_server, tmp_path_factory) -> Iterator[Command]:
     """In front of vLLM's own server, with a copy of the toy run."""
     folder = tmp_path_factory.mktemp("serve")
     run = shutil.copytree(toy[0], folder / "run")
+    write_lines(folder / "truths.jsonl", [{"question": question, "answer": 7} for question in QUESTIONS])
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "adapter.serve", "--run", str(run), "--upstream", vllm_server, "--port", "0",
-             "--timeout-ms", "60000"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True)
+             "--timeout-ms", "60000", "--capture", str(folder / "captured"), "--truths", str(folder / "truths.jsonl")],
+            cwd=ROOT, env=os.environ | {"CORRECTOR_TOKEN": TOKEN}, stdout=subprocess.PIPE, stderr=log, text=True)
     try:
         line = process.stdout.readline()
         assert "mode on" in line, (folder / "log").read_text()[-3000:]
@@ -129,6 +135,31 @@ def test_openais_stream_through_vllms_own_server(command):
             assert chunks[-1].usage.prompt_tokens > 20
 
 
+def test_the_page_is_for_who_has_the_token(command):
+    assert httpx.get(command.url).status_code == 401
+    asyncio.run(ask(command.url, QUESTIONS[:2]))
+
+    def shown() -> bool:
+        page = httpx.get(command.url, headers=BEARER)
+        assert page.status_code == 200
+        return html.escape(QUESTIONS[1]) in page.text and "24 questions" in page.text
+
+    wait_until(shown, LONG)
+    assert "corrector_captured_written" in httpx.get(command.url + "/metrics").text
+
+
+def test_litellms_guardrail_gets_what_a_caller_of_the_gateway_gets(command, vllm_server):
+    def posted(kind: str, text: str) -> dict:
+        return httpx.post(command.url + "/beta/litellm_basic_guardrail_api", headers={"x-api-key": TOKEN}, timeout=LONG,
+                          json={"input_type": kind, "litellm_call_id": "c1", "texts": [text]}).json()
+
+    answers, plain = (asyncio.run(ask(url, QUESTIONS[:8])) for url in (command.url, vllm_server))
+    for question, answer, api in zip(QUESTIONS, answers, plain, strict=False):
+        assert posted("request", INSTRUCTION + question) == {"action": "NONE"}
+        corrected = {"action": "GUARDRAIL_INTERVENED", "texts": [answer.text]}
+        assert posted("response", api.text) == (corrected if answer.told["action"] == "corrected" else {"action": "NONE"})
+
+
 def test_an_engine_that_is_killed_costs_nobody_an_answer_and_comes_back(command):
     children = psutil.Process(command.process.pid).children(recursive=True)
     (engine,) = [child for child in children if "EngineCore" in " ".join([child.name(), *child.cmdline()])]
@@ -176,6 +207,22 @@ def test_another_lora_is_taken_while_it_serves(command):
     assert {*zip(QUESTIONS * 4, seen, strict=True)} <= {*zip(QUESTIONS, old, strict=True), *zip(QUESTIONS, new, strict=True)}
 
 
+def test_a_reload_is_for_who_has_the_token(command):
+    assert httpx.post(command.url + "/v1/reload").status_code == 401
+    step = command.health()["step"]
+    answer = httpx.post(command.url + "/v1/reload", headers=BEARER, timeout=LONG)
+    assert (answer.status_code, answer.json()) == (200, {"step": step, "before": step})
+    file = command.run / "config.yaml"
+    text = file.read_text()
+    file.write_text(text.replace("condition: vague", "condition: described"))
+    try:
+        answer = httpx.post(command.url + "/v1/reload", headers=BEARER, timeout=LONG)
+        assert answer.status_code == 409
+        assert "another prompt or verifier" in answer.json()["error"]
+    finally:
+        file.write_text(text)
+
+
 def test_sigterm_ends_it_once_every_answer_is_given(command):
     """The last of this file: to the whole group, as a service manager sends it; the engine lives on until it is let go."""
     def handled() -> float:
@@ -201,12 +248,22 @@ def test_sigterm_ends_it_once_every_answer_is_given(command):
     assert command.process.wait(LONG) == 0
     _, alive = psutil.wait_procs(children, timeout=20)
     assert alive == []
+    lines = [json.loads(line) for file in (command.run.parent / "captured").glob("captured-*.jsonl")
+             for line in file.read_text().splitlines()]
+    found = {line["id"]: line for line in lines}
+    assert len(found) == len(lines)
+    for question, answer in zip(QUESTIONS, answers, strict=True):
+        line = found[answer.told["id"]]
+        assert (line["question"], line["action"]) == (question, answer.told["action"])
+        assert answer.text == (line["final"] if line["action"] == "corrected" else line["api_answer"])
 
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--mode", "canary=0%"], "--mode canary=0%: expected on, shadow, or a share"),
     (["--mode", "canary"], "--mode canary: expected on, shadow, or a share"),
-    (["--threshold", "2"], "--threshold 2: expected a probability"),
+    (["--threshold", "2"], "threshold 2: expected a number from 0 to 1"),
+    (["--threshold", "auto"], "threshold auto: none is chosen"), (["--redact", "a.py:f"], "add --capture DIR"),
+    (["--capture", "/x", "--capture-mb", "1"], "--capture-mb 1: expected 8 or more"),
     (["--timeout-ms", "0"], "--timeout-ms 0: expected 1 or more"),
     (["--upstream", "claude"], "--upstream claude: neither anthropic nor openai"),
     (["--host", "no such host"], "--host no such host --port 8080: cannot be listened on"),
