@@ -68,6 +68,8 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--port {options.port}: expected 0 to 65535")
     mode, share = mode_of(options.mode)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("uvicorn.error").addFilter(  # it says so of every answer that breaks off as the API's did
+        lambda record: "without completing response" not in record.getMessage())
 
     from adapter.serve.upstream import address_of  # from here on it takes seconds
 
