@@ -142,7 +142,7 @@ def test_confidence_in_a_line_a_question_and_token_by_token():
 def test_what_is_said_of_confidence():
     lines = confidence_report.lines(sure(outcomes(["a", "b"])))
     cells = {line[:30].strip(): line[30:].split() for line in lines}
-    assert cells[""] == ["all", "tokens", "the", "box", "agreement", "of", "8"]
+    assert lines[1].split() == ["all", "tokens", "the", "box", "agreement", "of", "8"]
     assert cells["temperature"] == ["1", "1", "1"]
     assert cells["expected calibration error"] == [*["0.1500", "->", "0.1500"] * 2, "1.0000", "->", "1.0000"]  # 0.1, 0.2; 1
     assert cells["AURC"] == ["0.0000"] * 3
