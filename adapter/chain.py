@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from adapter.api.settings import ApiSettings
 from adapter.api.upstream import Upstream
-from adapter.confidence import Calibration, read_calibration, threshold_of
+from adapter.confidence import Calibration, mean_logp, read_calibration, threshold_of
 from adapter.corrector import Corrector
 from adapter.questions import NONE, ApiAnswer, Row
 from adapter.rows import RECORDED
@@ -113,8 +113,7 @@ class Chain:
 
     def _resolved(self, row: Row, completion: "Completion") -> ChainAnswer:
         answer, extracted = self.corrector.answer_in(completion.text), self.corrector.extracted(row)
-        logp = None if isinstance(answer, Unparsed) else self._adapter.box_logp(completion)
-        confidence = self._confidence(logp)
+        confidence = self._confidence(None if isinstance(answer, Unparsed) else mean_logp(completion.sample.logp))
         kept = confidence < self.threshold and not isinstance(answer, Agree)
         return ChainAnswer(row.question, row.api.text, extracted or NONE, VERDICTS[type(answer)],
                            resolve(Agree() if kept else answer, extracted), completion.text, confidence, kept)

@@ -1,8 +1,9 @@
-"""How sure the adapter is of its answer: the probability of what its last box holds, given what stands before it.
+"""How sure the adapter is of its answer, read off the log-probs of the greedy pass: nothing more is computed for it.
 
-It is read off the log-probs of the greedy pass, so that nothing more is computed. The closing brace counts: that the answer
-ends there is part of it. `python -m adapter.evaluate` fits a temperature on the validation questions, which makes of that
-probability p a calibrated one: sigmoid(logit(p) / temperature). A completion without an answer has confidence 0.
+p is the geometric mean of the probabilities of all tokens that it wrote, and confidence is sigmoid(logit(p) / temperature),
+calibrated: `python -m adapter.evaluate` fits the temperature on the validation questions. A completion without an answer has
+confidence 0. The box's own probability, given what stands before it, is there too, for the eye and to compare with: an
+adapter that works its answer out writes the box when everything is decided, and is sure of it whatever it decided.
 """
 
 import math
@@ -28,8 +29,8 @@ Decode = Callable[[tuple[int, ...]], str]
 
 
 @dataclass(frozen=True)
-class BoxToken:
-    """A token of a box, or the tokens of one character. What it has beside the box's content counts with it."""
+class Token:
+    """A token and its log-probability; or the tokens of one character, and their sum."""
 
     text: str
     logp: float
@@ -54,6 +55,11 @@ def logit(logp: float) -> float:
     return logp - math.log(-math.expm1(logp))
 
 
+def mean_logp(logp: Sequence[float]) -> float:
+    """Of a completion's tokens, of which there is one at least: the log of the geometric mean of their probabilities."""
+    return math.fsum(logp) / len(logp)
+
+
 def box_logp(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) -> float | None:
     """The log-probability of the last well-formed box's content and closing brace, summed over its tokens; None without one.
 
@@ -63,8 +69,8 @@ def box_logp(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) ->
     return None if place is None else math.fsum(logp[slice(*place)])
 
 
-def box_tokens(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) -> list[BoxToken]:
-    """The tokens of which `box_logp` is the sum; none without a box."""
+def box_tokens(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) -> list[Token]:
+    """The tokens of which `box_logp` is the sum, with what they hold beside the box; none without a box."""
     place, tokens = _place(tuple(token_ids), decode), []
     if place is None:
         return tokens
@@ -73,7 +79,7 @@ def box_tokens(token_ids: Sequence[int], logp: Sequence[float], decode: Decode) 
     for count, value in enumerate(logp[slice(*place)], 1):
         unshown.append(value)
         if (upto := _shared(decode(inside[:count]), text)) > done:
-            tokens.append(BoxToken(text[done:upto], math.fsum(unshown)))
+            tokens.append(Token(text[done:upto], math.fsum(unshown)))
             done, unshown = upto, []
     return tokens
 

@@ -30,12 +30,13 @@ the share that is fully right.
     echo               gives the API's wrong answer again;
     wrong override     the rest: an answer of its own, and a wrong one
 
-    confidence         the probability that the adapter's verdict is right: that of the tokens of its last box, given what
-                       stands before it, sigmoid(logit(p) / temperature); the validation questions are asked for the
-                       temperature. No answer is a confidence of 0
+    confidence         the probability that the adapter's verdict is right: sigmoid(logit(p) / temperature), p being the
+                       geometric mean of its tokens' probabilities; the validation questions are asked for the temperature.
+                       Without an answer it is 0
     calibration error  expected (ECE): mean distance of confidence from accuracy, in bins of as many questions each
     AURC               area under the risk-coverage curve: mean share of wrong verdicts among the surest 1, 2, ... questions
-    agreement          another way to be sure: of --agreement samples, those that end in the same answer
+    the box, agreement two other p, to compare with: the probability of the last box, given what stands before it; and of
+                       --agreement samples, the share that ends in the same answer
 
 A task may have classes of its own, and a part of its own in the report, which explains them.
 """
@@ -183,7 +184,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--harm-below", metavar="SHARE", help="choose, on validation, the threshold of most net lift that "
                         "harms at most this share of the API's right answers, such as 1%% or 0.01")
     parser.add_argument("--agreement", type=int, default=0, metavar="K", help="sample K completions of each question too, "
-                        "and compare their agreement, as a confidence, with the box's probability")
+                        "and compare their agreement, as a confidence, with the confidence that costs nothing")
     options = parser.parse_args(arguments)
     harm_below = None if options.harm_below is None else read_share(options.harm_below)
     if not (options.agreement == 0 or 2 <= options.agreement <= MOST_SAMPLES):

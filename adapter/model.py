@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from adapter.confidence import box_logp
 from grpo.chat import Chat, pick_device
 from grpo.config import Config, Lora
 from grpo.policy import SETTINGS, WEIGHTS, check_base
@@ -83,10 +82,6 @@ class Model(Chat):
 
     def _completion(self, sample: Sample) -> Completion:
         return Completion(self.decode(sample.token_ids), sample.finish_reason == "length", sample)
-
-    def box_logp(self, completion: Completion) -> float | None:
-        """The log-probability of what its last box holds, given what stands before it; None without a box."""
-        return box_logp(completion.sample.token_ids, completion.sample.logp, self.decode)
 
     def _prompts(self, problems: Sequence[Problem]) -> list[Prompt]:
         """As tokens. vLLM is given room for them, if it has not started, and the LoRA that is wanted."""

@@ -20,6 +20,7 @@ from adapter.confidence import (
     box_logp,
     box_tokens,
     logit,
+    mean_logp,
     read_calibration,
     threshold_of,
 )
@@ -80,6 +81,11 @@ def test_with_a_real_tokenizer():
     tokens = box_tokens(ids, logp, tokenizer.decode)
     assert "".join(token.text for token in tokens).endswith("30}")
     assert box_logp(ids, logp, tokenizer.decode) == sum(token.logp for token in tokens) == sum(logp[-len(tokens):])
+
+
+def test_the_mean_of_a_completions_log_probs():
+    """Of 1/2, 1/2 and 1 the geometric mean is 4^(-1/3)."""
+    assert math.exp(mean_logp([math.log(0.5), math.log(0.5), -0.0])) == pytest.approx(4 ** (-1 / 3))
 
 
 def test_a_temperature_by_hand():

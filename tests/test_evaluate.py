@@ -158,10 +158,11 @@ def check_confidence(found: dict, lines: list[dict], run: Path, kept: int, print
     assert (found["step"], found["temperature"], found["threshold"]) == (kept, chosen.temperature, chosen.threshold)
     for line in lines:
         answered = line["verdict"] != "unparsed"
-        logp = sum(math.log(p) for _, p in line["box"]) if answered else None
-        assert line["confidence"] == pytest.approx(chosen(logp), abs=1e-6)
+        assert answered == (line["mean_probability"] is not None)
+        assert line["confidence"] == pytest.approx(chosen(math.log(line["mean_probability"])) if answered else 0, abs=1e-6)
+        assert not answered or line["least_sure"][1] <= min(line["mean_probability"], *(p for _, p in line["box"])) + 1e-6
         assert not answered or line["completion"].rpartition("boxed{")[2].startswith("".join(t for t, _ in line["box"])[:-1])
-    assert any(p < 0.9999 for line in lines for _, p in line["box"])  # the policy's own, not those of a greedy choice
+    assert any(line["least_sure"][1] < 0.9 for line in lines)  # the policy's own, not those of a choice that is certain
     api = [line["api_extracted"] == line["answer"] for line in lines]
     for gate in [*found["thresholds"], found["harm_below"]["test"]]:
         ends = [line["right"] if line["confidence"] >= gate["threshold"] else right
@@ -175,10 +176,12 @@ def check_confidence(found: dict, lines: list[dict], run: Path, kept: int, print
     assert found["harm_below"]["validation"]["harm_rate"]["value"] <= 0.2
     assert found["risk_coverage"][-1] == [1.0, pytest.approx(sum(not line["right"] for line in lines) / 40)]
     assert found["questions"] == 80
-    box, agreement = found["estimators"]["box"], found["estimators"]["agreement"]
+    whole, box, agreement = (found["estimators"][name] for name in ("completion", "box", "agreement"))
+    assert (whole["temperature"], whole["cost"]["tokens"]) == (chosen.temperature, 0)
     assert (box["cost"]["tokens"], agreement["label"]) == (0, "agreement of 3")
     assert 2 * found["greedy"]["tokens"] < agreement["cost"]["tokens"] <= 3 * 80 * 40
-    assert all(0 <= e[when][name] <= 1 for e in (box, agreement) for when in ("before", "after") for name in ("ece", "aurc"))
+    errors = [e[when][name] for e in (whole, box, agreement) for when in ("before", "after") for name in ("ece", "aurc")]
+    assert all(0 <= error <= 1 for error in errors)
     assert "confidence: the probability that the adapter's verdict is right" in printed.splitlines()
     assert "harm below 20 %: threshold" in printed
 

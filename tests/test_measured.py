@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapter.confidence import BoxToken
+from adapter.confidence import Token
 from adapter.measure import confidence_report, plots, report
 from adapter.measure.accuracy import api_alone, chain, rewarded
 from adapter.measure.answering import Cost
@@ -28,15 +28,17 @@ def outcomes(kinds: list[str], completion: str = r"\boxed{8}") -> list[Outcome]:
     return PLAIN.judged(rows, [completion] * len(rows), [False] * len(rows))
 
 
-def boxed(outcome: Outcome, *logps: float) -> Outcome:
-    """With these log-probs of its box's tokens, 8 and a brace."""
-    return replace(outcome, box=[BoxToken(text, logp) for text, logp in zip(("8", "}"), logps, strict=True)])
+def boxed(outcome: Outcome, p: float) -> Outcome:
+    """With such a probability of each token, and of its box, 8 and a brace."""
+    box = [Token("8", math.log(p)), Token("}", 0.0)]
+    mean = None if outcome.verdict == "unparsed" else math.log(p)
+    return replace(outcome, mean_logp=mean, box=box, doubt=Token("so", -3.0))
 
 
 def sure(found: list[Outcome], harm_below: float | None = 0.01) -> Confidence:
     """Of outcomes that are as sure as 0.9, 0.8, 0.9, ... on validation and on test."""
-    found = [boxed(o, math.log(0.9 - 0.1 * (n % 2)), 0.0) for n, o in enumerate(found)]
-    agreements = "agreement of 8", [o.box_logp for o in found], [None] * len(found), Cost(640, 2.0)
+    found = [boxed(o, 0.9 - 0.1 * (n % 2)) for n, o in enumerate(found)]
+    agreements = "agreement of 8", [o.mean_logp for o in found], [None] * len(found), Cost(640, 2.0)
     return measured(10, found, found, Cost(80, 0.5), harm_below, agreements)
 
 
@@ -130,20 +132,22 @@ def test_confidence_in_a_line_a_question_and_token_by_token():
     (one, *_) = sure(outcomes(["a"])).test
     line = json.loads(report.completion_lines({"adapter": [one]}))
     assert (line["confidence"], line["box"]) == (pytest.approx(0.9), [["8", pytest.approx(0.9)], ["}", 1.0]])
-    assert token_line(one) == r"\boxed{ 8 .90 } 1.00"
-    spaced = boxed(replace(one, completion="so \\boxed{ 8}."), -0.1, -3.0)
-    whole = replace(spaced, box=[BoxToken("{ ", -0.1), BoxToken("8", -3.0), BoxToken("}.", -7.0)])
-    assert token_line(whole) == "\\boxed {\u2423 .90 8 .05 }. .00"
+    assert (line["mean_probability"], line["least_sure"]) == (pytest.approx(0.9), ["so", pytest.approx(0.0498, abs=1e-4)])
+    assert token_line(one) == r"\boxed{ 8 .90 } 1.00 | least sure of: so .05"
+    box = [Token("{ ", -0.1), Token("8", -3.0), Token("}.", -7.0)]
+    spaced = replace(one, completion="so \\boxed{ 8}.", box=box, doubt=Token("", -0.7))
+    assert token_line(spaced) == "\\boxed {\u2423 .90 8 .05 }. .00 | least sure of: (end) .50"
 
 
 def test_what_is_said_of_confidence():
     lines = confidence_report.lines(sure(outcomes(["a", "b"])))
     cells = {line[:30].strip(): line[30:].split() for line in lines}
-    assert cells["temperature"] == ["1", "1"]
-    assert cells["expected calibration error"] == ["0.1500", "->", "0.1500", "1.0000", "->", "1.0000"]  # 0.1 and 0.2; 1
-    assert cells["AURC"] == ["0.0000", "0.0000"]
-    assert cells["more tokens a question"] == ["0.0", "80.0"]
-    assert "note: of the temperature of box log-prob: it is not fitted: all 4 answers are right on validation" in lines
+    assert lines[1].split() == ["all", "tokens", "the", "box", "agreement", "of", "8"]
+    assert cells["temperature"] == ["1", "1", "1"]
+    assert cells["expected calibration error"] == [*["0.1500", "->", "0.1500"] * 2, "1.0000", "->", "1.0000"]  # 0.1, 0.2; 1
+    assert cells["AURC"] == ["0.0000"] * 3
+    assert cells["more tokens a question"] == ["0.0", "0.0", "80.0"]
+    assert "note: of the temperature of all tokens: it is not fitted: all 4 answers are right on validation" in lines
     whole = " ".join(lines)
     assert "harm below 1 %: threshold 0, which lets everything through (--threshold auto), chosen on validation: 2 fixes, " \
            "0 harms of 2 right answers (0.0 % [0.0, 65.8]), net lift +50.0 [0.0, 100.0] points on test: 2 fixes," in whole
@@ -152,7 +156,7 @@ def test_what_is_said_of_confidence():
         ["0", "4", "2", "0"], ["0.8", "4", "2", "0"], ["0.899999", "2", "0", "0"], ["1", "0", "0", "0"]]
     assert not any("harm below" in line for line in confidence_report.lines(sure(outcomes(["a"]), None)))
     nothing = confidence_report.lines(sure(outcomes(["a"], "no box")))
-    assert "note: of the temperature of box log-prob: it is not fitted: there is no answer on validation" in nothing
+    assert "note: of the temperature of the box: it is not fitted: there is no answer on validation" in nothing
 
 
 def test_a_tasks_own_part_is_in_the_report():

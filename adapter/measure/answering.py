@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from adapter.confidence import box_tokens
+from adapter.confidence import Decode, Token, box_tokens, mean_logp
 from adapter.measure.outcomes import Outcome
 from adapter.verdict import resolve
-from grpo.types import Problem
+from grpo.types import Problem, Sample
 
 if TYPE_CHECKING:
     from adapter.model import Model
@@ -45,9 +45,17 @@ def answered(adapter: "Model", task: "CorrectorTask", problems: Sequence[Problem
         cost += Cost(sum(len(c.sample.token_ids) for c in completions), time.perf_counter() - begun)
         judged = task.corrector.judged([problem.data for problem in some], [c.text for c in completions],
                                        [c.truncated for c in completions])
-        outcomes += [replace(outcome, box=box_tokens(c.sample.token_ids, c.sample.logp, adapter.decode))
+        outcomes += [with_tokens(outcome, c.sample, adapter.decode)
                      for outcome, c in zip(judged, completions, strict=True)]
     return outcomes, cost
+
+
+def with_tokens(outcome: Outcome, sample: Sample, decode: Decode) -> Outcome:
+    """The outcome with what the log-probs of its completion say."""
+    least = min(range(len(sample.logp)), key=sample.logp.__getitem__)
+    return replace(outcome, mean_logp=None if outcome.verdict == "unparsed" else mean_logp(sample.logp),
+                   box=box_tokens(sample.token_ids, sample.logp, decode),
+                   doubt=Token(decode(sample.token_ids[least : least + 1]), sample.logp[least]))
 
 
 def agreement(adapter: "Model", task: "CorrectorTask", outcomes: Sequence[Outcome], samples: int, seed: int, who: str

@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from adapter.confidence import AUTO, Calibration
+from adapter.confidence import AUTO, Calibration, Token
 from adapter.measure import calibration
 from adapter.measure.answering import Cost
 from adapter.measure.calibration import BINS, Gate, Quality
@@ -13,7 +13,7 @@ from adapter.measure.outcomes import Outcome
 from adapter.measure.tables import CELL, LABEL, WIDTH, counts, cut, lift, percent, plain
 from adapter.verdict import box_places
 
-BOX, AGREEMENT = "box", "agreement"  # the estimators, in report.json
+COMPLETION, BOX, AGREEMENT = "completion", "box", "agreement"  # estimators, in report.json; the first one is used
 EXAMPLES = {  # verdict, right, and whether the surest of them is shown, or the least sure
     "surest wrong override": ("override", False, True), "least sure right override": ("override", True, False),
     "surest wrong agreement": ("correct", False, True), "least sure right agreement": ("correct", True, False)}
@@ -54,31 +54,31 @@ Logps = Sequence[float | None]  # of each question, the log-probability that an 
 def measured(step: int, validation: Sequence[Outcome], test: Sequence[Outcome], greedy: Cost, harm_below: float | None,
              agreements: tuple[str, Logps, Logps, Cost] | None = None) -> Confidence:
     """Everything above. agreements: their label, theirs on validation, theirs on test, and what they cost."""
-    fitted, estimate = estimated("box log-prob", [o.box_logp for o in validation], [o.box_logp for o in test], validation,
-                                 test, Cost())
-    estimates = {BOX: estimate}
+    ways = {COMPLETION: ("all tokens", [o.mean_logp for o in validation], [o.mean_logp for o in test], Cost()),
+            BOX: ("the box", [o.box_logp for o in validation], [o.box_logp for o in test], Cost())}
     if agreements is not None:
-        label, on_validation, on_test, cost = agreements
-        estimates[AGREEMENT] = estimated(label, on_validation, on_test, validation, test, cost)[1]
-    validation, test = ([replace(o, confidence=fitted(o.box_logp)) for o in of] for of in (validation, test))
+        ways[AGREEMENT] = agreements
+    estimates = {name: estimated(*way, validation, test) for name, way in ways.items()}
+    fitted = Calibration(step, estimates[COMPLETION].temperature)
+    validation, test = ([replace(o, confidence=fitted(o.mean_logp)) for o in of] for of in (validation, test))
     threshold = None if harm_below is None else calibration.choose(validation, harm_below)
     return Confidence(Calibration(step, fitted.temperature, threshold), estimates, greedy, validation, test, harm_below)
 
 
-def estimated(label: str, on_validation: Logps, on_test: Logps, validation: Sequence[Outcome], test: Sequence[Outcome],
-              cost: Cost) -> tuple[Calibration, Estimate]:
+def estimated(label: str, on_validation: Logps, on_test: Logps, cost: Cost, validation: Sequence[Outcome],
+              test: Sequence[Outcome]) -> Estimate:
     """The temperature of an estimator, fitted on validation, and what it is worth on test."""
     answers = [(logp, o.right) for logp, o in zip(on_validation, validation, strict=True) if logp is not None]
     temperature, note = calibration.fit_temperature([logp for logp, _ in answers], [right for _, right in answers])
     right, fitted = [o.right for o in test], Calibration(0, temperature)
     before, after = (calibration.quality([how(logp) for logp in on_test], right) for how in (Calibration(0), fitted))
-    return fitted, Estimate(label, temperature, note, before, after, cost)
+    return Estimate(label, temperature, note, before, after, cost)
 
 
 def lines(found: Confidence) -> list[str]:
     """The section of report.txt."""
     estimates, of, right = list(found.estimates.values()), found.questions, [o.right for o in found.test]
-    answers = [o for o in found.validation if o.box_logp is not None]
+    answers = [o for o in found.validation if o.mean_logp is not None]
     rows = [("", [e.label for e in estimates]),
             ("temperature", [f"{e.temperature:.3g}" for e in estimates]),
             ("expected calibration error", [_change(e, "ece") for e in estimates]),
@@ -117,16 +117,16 @@ def data(found: Confidence) -> dict[str, object]:
 def reliabilities(found: Confidence) -> dict[str, list[calibration.Bin]]:
     """Bins of the test questions, before and after the temperature."""
     right, plainly = [o.right for o in found.test], Calibration(0)
-    return {"before": calibration.reliability([plainly(o.box_logp) for o in found.test], right),
+    return {"before": calibration.reliability([plainly(o.mean_logp) for o in found.test], right),
             "after": calibration.reliability(_confidences(found.test), right)}
 
 
 def token_line(outcome: Outcome) -> str:
-    """The last box, token by token, each with its probability behind it: \\boxed{ 4 .98 2 .61 } .99"""
+    """The last box, token by token, each with its probability behind it: \\boxed{ 4 .98 2 .61 } .99; and the least sure."""
     whole, (start, _) = "".join(token.text for token in outcome.box), box_places(outcome.completion)[-1]
     begins = next((at for at in range(start, -1, -1) if outcome.completion.startswith(whole, at)), start)
-    shown = [f"{_visible(token.text)} {f'{math.exp(token.logp):.2f}'.removeprefix('0')}" for token in outcome.box]
-    return " ".join([outcome.completion[start - len("\\boxed{") : begins], *shown])
+    shown = " ".join([outcome.completion[start - len("\\boxed{") : begins], *map(_token, outcome.box)])
+    return shown if outcome.doubt is None else f"{shown} | least sure of: {_token(outcome.doubt)}"
 
 
 def _confidences(outcomes: Sequence[Outcome]) -> list[float]:
@@ -184,6 +184,7 @@ def _token_view(outcomes: Sequence[Outcome]) -> list[str]:
     return ["", "the tokens of a box, each with its probability behind it", *shown] if shown else []
 
 
-def _visible(text: str) -> str:
-    """A token's spaces are part of it."""
-    return text.replace(" ", "\u2423").replace("\n", "\\n")
+def _token(token: Token) -> str:
+    """Its spaces are part of it; the stop token has no text."""
+    text = token.text.replace(" ", "\u2423").replace("\n", "\\n") or "(end)"
+    return f"{text} {f'{math.exp(token.logp):.2f}'.removeprefix('0')}"

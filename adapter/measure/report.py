@@ -152,7 +152,13 @@ def _answer(outcome: Outcome) -> dict[str, object]:
              "failure": outcome.failure}
     if outcome.confidence is None:  # of the base
         return found
-    return found | {"confidence": outcome.confidence, "box": [[t.text, math.exp(t.logp)] for t in outcome.box]}
+    return found | {"confidence": outcome.confidence, "mean_probability": _probability(outcome.mean_logp),
+                    "box": [[t.text, math.exp(t.logp)] for t in outcome.box],
+                    "least_sure": None if outcome.doubt is None else [outcome.doubt.text, math.exp(outcome.doubt.logp)]}
+
+
+def _probability(logp: float | None) -> float | None:
+    return None if logp is None else math.exp(logp)
 
 
 def check_names(sections: Sequence[Section]) -> list[str]:
