@@ -62,9 +62,9 @@ def test_below_the_threshold_the_apis_answer_stands(toy, tmp_path, monkeypatch, 
     (run / "evaluate").mkdir()
     monkeypatch.chdir(ROOT)
 
-    def answers(threshold: str, **calibration: object) -> list[tuple]:
+    def answers(least: str, **calibration: object) -> list[tuple]:
         (run / "evaluate" / "confidence.json").write_text(json.dumps({"step": kept, "temperature": 1.0} | calibration))
-        chain = Chain(run, threshold=threshold)
+        chain = Chain(run, threshold=least)
         found = chain(asked)
         assert chain.calibrated == (calibration.get("step", kept) == kept)
         chain.close()

@@ -146,7 +146,7 @@ def test_half_of_a_surrogate_pair_is_written_as_json_has_it(tmp_path, monkeypatc
     monkeypatch.setattr(evaluated, "draw", lambda *_: None)
     monkeypatch.setattr(evaluated.report, "data", lambda _: {"half": "\ud83d"})
     odd = replace(judge(row("2 γ 3", "6"), "6"), completion="\ud83d")
-    sure = SimpleNamespace(calibration=Calibration(3))
+    sure = SimpleNamespace(calibration=Calibration(3), validation=[])
     folder = write(SimpleNamespace(run=tmp_path, outcomes={"adapter": [odd]}, confidence=sure), "")
     assert json.loads((folder / "report.json").read_text()) == {"half": "\ud83d"}
     assert json.loads((folder / "completions.jsonl").read_text())["completion"] == "\ud83d"

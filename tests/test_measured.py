@@ -124,7 +124,7 @@ def test_a_line_a_question_in_completions():
     lines = [json.loads(line) for line in report.completion_lines(found).splitlines()]
     assert lines[1] == {
         "id": "line 1", "question": LONG, "kind": "a", "answer": 8, "api_answer": "They have 6.", "api_extracted": "6",
-        "completion": r"\boxed{8}", "verdict": "override", "final": "8", "right": True, "failure": None,
+        "api_right": False, "completion": r"\boxed{8}", "verdict": "override", "final": "8", "right": True, "failure": None,
         "base": {"completion": "?", "verdict": "unparsed", "final": None, "right": False, "failure": "unparsed"}}
 
 

@@ -143,7 +143,7 @@ def test_a_report_is_written_through_no_link(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.txt").write_text("precious")
     (tmp_path / "evaluate").symlink_to(tmp_path / "mine")
-    sure = SimpleNamespace(calibration=Calibration(3))
+    sure = SimpleNamespace(calibration=Calibration(3), validation=[])
     folder.write(SimpleNamespace(run=tmp_path, outcomes={"adapter": []}, confidence=sure), "new")
     assert (tmp_path / "mine" / "report.txt").read_text() == "precious"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.txt"]
