@@ -49,7 +49,7 @@ def test_anthropic_plain(claude, upstream):
     assert (message.usage.cache_read_input_tokens, message.usage.cache_creation_input_tokens) == (5, 3)
     assert message.x_new == {"a": 1}
     told = {name: raw.headers[f"x-corrector-{name}"] for name in ("action", "why", "verdict", "confidence", "step")}
-    assert told == {"action": "corrected", "why": "", "verdict": "override", "confidence": "0.8187", "step": "20"}
+    assert told == {"action": "corrected", "why": "", "verdict": "override", "confidence": "0.8607", "step": "20"}
     assert raw.headers["x-request-id"] == "req_1"  # the API's own headers stay
     assert upstream.headers[-1]["authorization"] == "Bearer sk-1"
     assert upstream.headers[-1]["anthropic-version"]

@@ -60,13 +60,13 @@ def test_what_the_adapter_says_and_what_the_caller_gets(upstream, answer, expect
 
 
 def test_below_the_threshold_the_apis_answer_stands(upstream):
-    """The box's tokens have a log-probability of -0.2, e^-0.2 = 0.8187."""
-    for threshold, action in ((0.81, "corrected"), (0.82, "kept")):
+    """The two tokens have a log-probability of -0.15 on average, e^-0.15 = 0.8607."""
+    for threshold, action in ((0.86, "corrected"), (0.87, "kept")):
         with gateway(upstream.url, rules=Rules(threshold=threshold)) as served:
             got = served.post(PATHS[0], json=body())
-            assert (told(got)[0], got.headers["x-corrector-confidence"]) == (action, "0.8187")
+            assert (told(got)[0], got.headers["x-corrector-confidence"]) == (action, "0.8607")
             assert told(got)[1] == ("" if action == "corrected" else "below the threshold")
-            assert served.exchange().confidence == pytest.approx(0.818731, abs=1e-6)
+            assert served.exchange().confidence == pytest.approx(0.860708, abs=1e-6)
     with gateway(upstream.url, calibrated=False) as served:
         assert "x-corrector-confidence" not in served.post(PATHS[0], json=body()).headers
 

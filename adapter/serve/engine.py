@@ -84,10 +84,6 @@ class Engine:
         """Of the LoRA that answers."""
         return self.adapter.step
 
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """A completion's text."""
-        return self.adapter.decode(token_ids)
-
     async def start(self) -> None:
         """Start vLLM, and keep it running from now on. Raises UserError where it does not start, SyncError where it does not
         take the LoRA."""
@@ -116,7 +112,7 @@ class Engine:
             self._running -= 1
             self._idle.set()
         ids = tuple(completion.token_ids)
-        return Written(self.adapter.decode(ids), ids, tuple(completion.logprobs.logprobs), step)
+        return Written(self.adapter.decode(ids), tuple(completion.logprobs.logprobs), step)
 
     async def reload(self) -> int:
         """Serve the LoRA that the run keeps by now; its step. What is in flight ends under the one it began with, what comes

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from adapter.api.collect import QUESTION
-from adapter.confidence import Calibration, box_logp
+from adapter.confidence import Calibration, mean_logp
 from adapter.corrector import Corrector
 from adapter.questions import Row
 from adapter.serve.exchange import Action, Mode
@@ -31,8 +31,7 @@ class Written:
     """What the adapter wrote."""
 
     text: str
-    token_ids: tuple[int, ...]
-    logp: tuple[float, ...]  # of each token, nats
+    logp: tuple[float, ...]  # of each token, nats; one at least
     step: int  # of the LoRA that wrote it
 
 
@@ -46,9 +45,6 @@ class Engine(Protocol):
 
     async def complete(self, problem: Problem) -> Written:
         """The most probable completion. Raises EngineDown, TooLong, or UserError where the chat template refuses it."""
-
-    def decode(self, token_ids: tuple[int, ...]) -> str:
-        """A completion's text."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ class Gate:
         corrector, extracted = self.corrector, self.corrector.extracted(row)
         written = await self.engine.complete(corrector.problem(row))
         answer = corrector.answer_in(written.text)
-        confidence = self._confidence(written)
+        confidence = self._confidence(written, isinstance(answer, Unparsed))
         found = {"api_extracted": extracted, "completion": written.text, "verdict": VERDICTS[type(answer)],
                  "confidence": confidence, "final": extracted, "step": written.step}
         if isinstance(answer, Unparsed):
@@ -152,9 +148,9 @@ class Gate:
             return Judged("kept", "shadow", **found)
         return Judged("corrected", **found | {"final": answer.answer})
 
-    def _confidence(self, written: Written) -> float | None:
+    def _confidence(self, written: Written, unparsed: bool) -> float | None:
+        """None where no calibration is known: what is not calibrated is shown to nobody here."""
         if written.step not in self._calibrations:
             self._calibrations[written.step] = self._calibration(written.step)
         calibration = self._calibrations[written.step]
-        logp = calibration and box_logp(written.token_ids, written.logp, self.engine.decode)
-        return None if logp is None else calibration(logp)
+        return None if calibration is None else calibration(None if unparsed else mean_logp(written.logp))
