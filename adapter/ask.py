@@ -4,7 +4,10 @@
     python -m adapter.ask "How many legs has a spider?" --run runs/mine --api-answer "Six."        it has answered
     python -m adapter.ask --file questions.txt --run runs/mine --json      one question a line; - reads stdin
 
-A line of a file is a question, or an object such as {"question": "...", "api_answer": "..."}.
+    python -m adapter.ask --file questions.txt --run runs/mine --threshold 0.8      the API's answer stands below that
+
+A line of a file is a question, or an object such as {"question": "...", "api_answer": "..."}. Beside the adapter's verdict
+stands its confidence, the probability that it is right (adapter/confidence.py).
 
 Answers come in order, as they are ready; before the first, stderr says which step's LoRA gives them. A real API's answers
 are kept, and asked for once; what a file's would cost is said first.
@@ -14,6 +17,7 @@ Exit codes: 0 every question has a final answer; 1 some have none; 2 a mistake i
 import argparse
 import dataclasses
 import json
+import math
 import queue
 import re
 import sys
@@ -104,6 +108,8 @@ def main(arguments: list[str]) -> int:
     what.add_argument("--file", metavar="FILE", help="questions, one a line; - for stdin")
     parser.add_argument("--api-answer", metavar="TEXT", help="what the API said; without it, it is asked")
     parser.add_argument("--run", required=True, type=at_home, metavar="DIR", help="a run that train.py finished")
+    parser.add_argument("--threshold", default="0", metavar="P", help="let the API's answer stand where the adapter's "
+                        "confidence is below P, or below the threshold that adapter.evaluate --harm-below chose: auto")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the adapter's completion included")
     add_api_options(parser)
     parser.add_argument("--yes", dest="api_yes", action="store_true", help="spend on many questions without asking first")
@@ -112,20 +118,29 @@ def main(arguments: list[str]) -> int:
         raise UserError("--api-answer: belongs to one question; in a file, give each line as "
                         '{"question": "...", "api_answer": "..."}')
     options.api_yes |= options.question is not None  # one question is asked because it was asked
-    chain, complete, said = Chain(options.run, **given(options)), True, False
+    chain, complete, said = Chain(options.run, threshold=options.threshold, **given(options)), True, False
     for batch in _batches(options, chain):
         answers = chain.answer(batch)
         if not said:
             print(f"{options.run}: the adapter of step {chain.step} answers", file=sys.stderr)
+            if not chain.calibrated:
+                print(f"{options.run}: its confidence is not calibrated; python -m adapter.evaluate does that",
+                      file=sys.stderr)
             said = True
         for answer, row in zip(answers, batch, strict=True):
             complete &= answer.answer is not None
             who = chain.upstream.label if row.api is None else "API"
             print(_as_json(answer) if options.json else printable(
-                f"{answer.question}  |  {who}: {answer.api_answer}  |  adapter: {answer.verdict}  |  "
+                f"{answer.question}  |  {who}: {answer.api_answer}  |  adapter: {answer.verdict}, "
+                f"{_percent(answer.confidence)}{', too unsure' if answer.kept else ''}  |  "
                 f"answer: {answer.answer or 'none'}"), flush=True)
     chain.close()
     return 0 if complete else 1
+
+
+def _percent(confidence: float) -> str:
+    """Rounded down: what is below a threshold is not shown as if it reached it."""
+    return f"{math.floor(1000 * confidence) / 10:.1f} %"
 
 
 def _as_json(answer: ChainAnswer) -> str:

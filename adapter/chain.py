@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from adapter.api.settings import ApiSettings
 from adapter.api.upstream import Upstream
+from adapter.confidence import Calibration, mean_logp, read_calibration, threshold_of
 from adapter.corrector import Corrector
 from adapter.questions import NONE, ApiAnswer, Row
 from adapter.rows import RECORDED
 from adapter.turns import Turns
-from adapter.verdict import VERDICTS, Verdict, resolve
+from adapter.verdict import VERDICTS, Agree, Unparsed, Verdict, resolve
 from grpo.run.files import at_home, brief
 from grpo.run.schema import validated
 from grpo.types import UserError
+
+if TYPE_CHECKING:
+    from adapter.model import Completion
 
 Asked = str | Mapping[str, object] | Row  # a question; with its fields, such as {"question": ..., "api_answer": ...}
 
@@ -31,6 +36,8 @@ class ChainAnswer:
     verdict: Verdict
     answer: str | None  # the final one; None where there is none
     completion: str  # what the adapter wrote
+    confidence: float = 0.0  # that its verdict is right, below 1; 0 without an answer
+    kept: bool = False  # the API's answer is final because that is below the threshold, though the adapter did not agree
 
 
 class Chain:
@@ -43,16 +50,23 @@ class Chain:
     It may be called from many threads, such as a web framework's: what they ask while it answers is answered together, next.
     """
 
-    def __init__(self, run_directory: str | Path, api: Upstream | None = None, **changes: object):
+    def __init__(self, run_directory: str | Path, api: Upstream | None = None, threshold: float | str = 0.0,
+                 **changes: object):
         """Read the run. vLLM starts with the first question.
 
         api: what to ask first; by default the API of the run's settings, with `changes` to those (adapter/api/settings.py),
             such as upstream="anthropic". A real one spends without a question only with api_yes=True.
+        threshold: a confidence, from 0 to 1, below which the API's answer stands; "auto": the one that adapter.evaluate
+            chose. With 0 a completion without an answer has none; above it, the API's stands there too.
         Raises UserError where the directory holds no run of a corrector, or this machine lacks something.
         """
         from adapter.trained import TrainedAdapter
 
-        self._adapter = TrainedAdapter(at_home(str(run_directory)))
+        run = at_home(str(run_directory))
+        self._adapter = TrainedAdapter(run)
+        found = read_calibration(run, self.step)
+        self.calibrated, self._confidence = found is not None, found or Calibration(self.step)
+        self.threshold = threshold_of(threshold, run, self.step, found)
         task_class, seed = self._adapter.task_class, self._adapter.config.run.seed
         settings = changed(self._adapter.settings, changes)
         self.corrector = task_class.make_corrector(settings)
@@ -95,12 +109,14 @@ class Chain:
         answers = iter(self.upstream.answers(unknown) if unknown else [])
         rows = [row if row.api is not None else replace(row, api=next(answers)) for row in rows]
         completions = self._adapter.complete([self.corrector.problem(row) for row in rows])
-        return [self._resolved(row, completion.text) for row, completion in zip(rows, completions, strict=True)]
+        return [self._resolved(row, completion) for row, completion in zip(rows, completions, strict=True)]
 
-    def _resolved(self, row: Row, completion: str) -> ChainAnswer:
-        answer, extracted = self.corrector.answer_in(completion), self.corrector.extracted(row)
+    def _resolved(self, row: Row, completion: "Completion") -> ChainAnswer:
+        answer, extracted = self.corrector.answer_in(completion.text), self.corrector.extracted(row)
+        confidence = self._confidence(None if isinstance(answer, Unparsed) else mean_logp(completion.sample.logp))
+        kept = confidence < self.threshold and not isinstance(answer, Agree)
         return ChainAnswer(row.question, row.api.text, extracted or NONE, VERDICTS[type(answer)],
-                           resolve(answer, extracted), completion)
+                           resolve(Agree() if kept else answer, extracted), completion.text, confidence, kept)
 
 
 def read_question(corrector: Corrector, asked: Asked) -> Row:

@@ -2,11 +2,15 @@
 
     python -m adapter.evaluate runs/tiny
     python -m adapter.evaluate runs/tiny --compare-base        the base answers too, LoRA off
+    python -m adapter.evaluate runs/tiny --harm-below 1%       chooses the confidence below which the API's answer stands
 
 prints the tables below, and writes them to RUN/evaluate/, where an earlier evaluation is replaced:
 
     report.txt   report.json   completions.jsonl    the tables; the same as data; each test question and its completion
     reward.png   accuracy.png                       for a slide; a task may add its own, as symbols.png
+    reliability.png   risk_coverage.png             the same, of confidence
+    confidence.json                                 the temperature and the threshold: adapter.ask and serve go by them
+    validation.jsonl                                as completions.jsonl: adapter.serve compares with it what comes later
 
 A finished run is evaluated with the LoRA it kept (eval.keep), an unfinished one with its best so far; the first line says of
 which step. The API's answers are those it gave for the run. Accuracy is greedy, on the test questions, by kind and overall:
@@ -26,27 +30,33 @@ the share that is fully right.
     echo               gives the API's wrong answer again;
     wrong override     the rest: an answer of its own, and a wrong one
 
+    confidence         the probability that the adapter's verdict is right: sigmoid(logit(p) / temperature), p being the
+                       geometric mean of its tokens' probabilities; the validation questions are asked for the temperature.
+                       Without an answer it is 0
+    calibration error  expected (ECE): mean distance of confidence from accuracy, in bins of as many questions each
+    AURC               area under the risk-coverage curve: mean share of wrong verdicts among the surest 1, 2, ... questions
+    the box, agreement two other p, to compare with: the probability of the last box, given what stands before it; and of
+                       --agreement samples, the share that ends in the same answer
+
 A task may have classes of its own, and a part of its own in the report, which explains them.
 """
 
 import argparse
-import json
-import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from adapter.commands import run
-from adapter.measure import plots, report
+from adapter.measure import confidence_report, plots, report
 from adapter.measure.accuracy import Entry, api_alone, chain, recorded, rewarded
+from adapter.measure.answering import agreement, answered, start
+from adapter.measure.calibration import read_share
+from adapter.measure.confidence_report import Confidence
+from adapter.measure.folder import check_replaceable, write
 from adapter.measure.outcomes import Outcome
 from adapter.measure.records import read_evaluation, read_metrics, reward_curves
 from adapter.measure.report import Evaluated
-from adapter.measure.sections import Section
 from adapter.task import CorrectorTask
 from adapter.verifiers.settings import KINDS
 from grpo.run.files import at_home, printable
@@ -55,9 +65,7 @@ from grpo.types import UserError
 if TYPE_CHECKING:
     from adapter.trained import TrainedAdapter
 
-FOLDER = "evaluate"
-FILES = {"report.txt", "report.json", "completions.jsonl", "reward.png", "accuracy.png"}
-AT_ONCE = 128  # questions between two moves of the progress bar
+MOST_SAMPLES = 64  # of a question
 
 
 @dataclass(frozen=True)
@@ -68,29 +76,48 @@ class Earlier:
     validation: dict[int, Entry]
 
 
-def evaluate(folder: Path, compare_base: bool) -> Evaluated:
-    """Read the run, check what it recorded, and let its adapter answer the test questions. Raises UserError."""
+def evaluate(folder: Path, compare_base: bool, harm_below: float | None = None, samples: int = 0) -> Evaluated:
+    """Read the run, check what it recorded, and let its adapter answer the validation and the test questions.
+
+    harm_below: the share of the API's right answers that may be harmed; it chooses a threshold. samples: of each question,
+    for their agreement. Raises UserError.
+    """
     from adapter.trained import TrainedAdapter
 
     adapter = TrainedAdapter(folder)
     target = adapter.config.task.target
     task: CorrectorTask = adapter.task_class(adapter.settings.model_copy(update={"api_yes": False}), adapter.config.run.seed)
     sections = task.sections(folder, adapter.until, adapter.config)
-    check_replaceable(folder / FOLDER, sections, target)
+    check_replaceable(folder, sections, target)
     known = earlier(folder, adapter.until, task)
     rewards = reward_curves(read_metrics(folder, adapter.until))
-    outcomes = {"adapter": answered(adapter, task, "adapter")}
+    sure = confidence(adapter, task, harm_below, samples)
+    outcomes = {"adapter": list(sure.test)}
     if compare_base:
         with adapter.base_only():
-            outcomes["base"] = answered(adapter, task, "base")
+            outcomes["base"], _ = answered(adapter, task, task.test, "base")
     adapter.close()
     now = rewarded(f"adapter, step {adapter.step}", outcomes["adapter"])
     past = known.test.setdefault(adapter.step, now)
     entries = compared(task, outcomes, adapter.step, known.test.get(0))
     api = task.references["api"].label.removesuffix(" alone")
     return Evaluated(folder, adapter.step, adapter.until, adapter.path, target, api, entries, outcomes,
-                     task.corrector.failures, known.test, known.validation, rewards, sections,
+                     task.corrector.failures, known.test, known.validation, rewards, sure, sections,
                      notes(task, outcomes, adapter.step, past, now))
+
+
+def confidence(adapter: "TrainedAdapter", task: CorrectorTask, harm_below: float | None, samples: int) -> Confidence:
+    """The adapter's answers, how sure it is of them, and what that is worth."""
+    start(adapter, [*task.validation, *task.test])
+    (validation, first), (test, second) = (answered(adapter, task, problems, who) for problems, who in (
+        (task.validation, "validation"), (task.test, "adapter")))
+    agreements = None
+    if samples:
+        seed = adapter.config.run.seed
+        (of_validation, some), (of_test, others) = (agreement(adapter, task, of, samples, seed, f"{samples} samples")
+                                                    for of in (validation, test))
+        agreements = f"agreement of {samples}", of_validation, of_test, some + others
+    return confidence_report.measured(adapter.step, validation, test, first + second, harm_below, agreements)
 
 
 def earlier(folder: Path, until: int, task: CorrectorTask) -> Earlier:
@@ -148,80 +175,21 @@ def notes(task: CorrectorTask, outcomes: dict[str, list[Outcome]], step: int, pa
     return found
 
 
-def answered(adapter: "TrainedAdapter", task: CorrectorTask, who: str) -> list[Outcome]:
-    """The outcome of each test question, in order."""
-    outcomes, problems = [], task.test
-    with tqdm(total=len(problems), desc=who, unit="question", delay=1, leave=False, disable=None) as bar:
-        for at in range(0, len(problems), AT_ONCE):
-            some = problems[at : at + AT_ONCE]
-            completions = adapter.complete(some)
-            outcomes += task.corrector.judged([problem.data for problem in some], [c.text for c in completions],
-                                              [c.truncated for c in completions])
-            bar.update(len(some))
-    return outcomes
-
-
-def draw(found: Evaluated, folder: Path) -> None:
-    """The pictures."""
-    the = "the " if found.api.endswith(" API") else ""
-    subtitle = f"Adapter on {Path(found.base).name}, behind {the}{found.api}"
-    colours = plots.colours_of(plots.drawn_kinds(found.kinds))
-    if any(found.rewards.get(kind) for kind in colours):
-        plots.reward_plot(folder / "reward.png", found.rewards, colours, subtitle)
-    others = {"API alone": found.entries["api"]}
-    if len(colours) <= plots.FEW:
-        others |= {entry.label.partition(",")[0]: entry for name, entry in found.entries.items()
-                   if name not in ("api", "always_correct", "base", "adapter")}
-    references = [(f"{who},\n{plots.with_value(kind, s.value, 1)}", kind, s.value) for who, entry in others.items()
-                  for kind, s in entry.accuracy.items()
-                  if s.of and (who == "API alone" or s.value < 1)]  # a line along the top says nothing
-    plots.accuracy_plot(folder / "accuracy.png", *(dict(sorted(of.items())) for of in (found.measured, found.validation)),
-                        found.step, references, colours, subtitle)
-    for section in found.sections:
-        if section.draw is not None:
-            section.draw(folder / f"{section.name}.png", subtitle)
-
-
-def check_replaceable(folder: Path, sections: list[Section], target: str) -> None:
-    """Raises UserError where the folder holds what no evaluation wrote, or the task's sections cannot be written there."""
-    try:
-        pictures = {f"{name}.png" for name in report.check_names(sections)}
-    except ValueError as error:
-        raise UserError(f"task.target = {target}: {error}") from None
-    there = {path.name for path in folder.iterdir()} if folder.is_dir() else {"file"} if folder.exists() else set()
-    if others := there - FILES - pictures:
-        raise UserError(f"{folder}: holds what no evaluation wrote ({min(others)}); move it away, the report goes there")
-
-
-def write(found: Evaluated, printed: str) -> Path:
-    """Write RUN/evaluate, whole or not at all, in place of an earlier one. Returns it. Raises UserError where it cannot."""
-    final = found.run / FOLDER
-    texts = {"report.txt": printed, "report.json": json.dumps(report.data(found), indent=1, ensure_ascii=False) + "\n",
-             "completions.jsonl": report.completion_lines(found.outcomes)}
-    try:
-        with tempfile.TemporaryDirectory(dir=found.run, prefix=f".{FOLDER}-") as place:
-            new = Path(place) / "new"
-            new.mkdir()
-            for name, text in texts.items():  # half a surrogate pair, which no file holds, becomes JSON's escape for it
-                (new / name).write_text(text, encoding="utf-8", errors="backslashreplace")
-            draw(found, new)
-            if final.exists():
-                shutil.move(final, Path(place) / "earlier")  # where an image holds it, no rename goes
-            new.rename(final)
-    except OSError as error:
-        raise UserError(f"{final}: cannot be written ({error.strerror}); make room in the run's folder, or evaluate a "
-                        "copy of it") from None
-    return final
-
-
 def main(arguments: list[str]) -> None:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m adapter.evaluate", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=at_home, metavar="RUN", help="a run directory that train.py wrote")
     parser.add_argument("--compare-base", action="store_true", help="let the base answer too, beside the adapter")
+    parser.add_argument("--harm-below", metavar="SHARE", help="choose, on validation, the threshold of most net lift that "
+                        "harms at most this share of the API's right answers, such as 1%% or 0.01")
+    parser.add_argument("--agreement", type=int, default=0, metavar="K", help="sample K completions of each question too, "
+                        "and compare their agreement, as a confidence, with the confidence that costs nothing")
     options = parser.parse_args(arguments)
-    found = evaluate(options.run, options.compare_base)
+    harm_below = None if options.harm_below is None else read_share(options.harm_below)
+    if not (options.agreement == 0 or 2 <= options.agreement <= MOST_SAMPLES):
+        raise UserError(f"--agreement {options.agreement}: expected 2 to {MOST_SAMPLES} samples, such as 8")
+    found = evaluate(options.run, options.compare_base, harm_below, options.agreement)
     printed = printable(report.text(found), keep="\n")  # report.txt too: it will be shown on one
     folder = write(found, printed)
     print(f"{printed}\nwritten to {folder}/")

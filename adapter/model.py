@@ -30,6 +30,7 @@ class Completion:
 
     text: str
     truncated: bool
+    sample: Sample  # its tokens; of a greedy one, their log-probs are the policy's own, at temperature 1
 
 
 class Model(Chat):
@@ -80,7 +81,7 @@ class Model(Chat):
         return [[self._completion(sample) for sample in samples] for samples in groups]
 
     def _completion(self, sample: Sample) -> Completion:
-        return Completion(self.decode(sample.token_ids), sample.finish_reason == "length")
+        return Completion(self.decode(sample.token_ids), sample.finish_reason == "length", sample)
 
     def _prompts(self, problems: Sequence[Problem]) -> list[Prompt]:
         """As tokens. vLLM is given room for them, if it has not started, and the LoRA that is wanted."""

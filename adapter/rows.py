@@ -137,19 +137,23 @@ def written(row: Row) -> str:
 
 
 def write_splits(folder: Path, splits: Splits[Sequence[Row]]) -> None:
-    """Write the files, each whole or not at all. Raises UserError where they cannot be, or would replace other ones."""
-    texts = {folder / f"{name}.jsonl": "".join(map(written, rows)) for name, rows in splits._asdict().items()}
+    """Write the files, each whole or not at all. Raises UserError as write_new does."""
+    write_new(folder, folder, {f"{name}.jsonl": "".join(map(written, rows)) for name, rows in splits._asdict().items()})
+
+
+def write_new(out: Path, folder: Path, texts: Mapping[str, str]) -> None:
+    """Write files by name. out: what the user named. Raises UserError where they cannot be, or would replace other ones."""
     try:
-        for path, text in texts.items():
-            new = text.encode()
+        for name, text in texts.items():
+            new, path = text.encode(), folder / name
             if path.exists() and (path.stat().st_size != len(new) or path.read_bytes() != new):
-                raise UserError(f"--out {folder}: {path.name} is there already, and is another one; "
+                raise UserError(f"--out {out}: {name} is there already, and is another one; "
                                 "choose another folder (a real API's answers are kept elsewhere, and serve there too)")
         folder.mkdir(parents=True, exist_ok=True)
-        for path, text in texts.items():
-            write_text(path, text)
+        for name, text in texts.items():
+            write_text(folder / name, text)
     except OSError as error:
-        raise UserError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+        raise UserError(f"--out {out}: cannot be written ({error.strerror}); choose another folder") from None
 
 
 def _row(line: bytes, number: int, fields: Mapping[str, str], seen: set[str]) -> Row | None:

@@ -44,7 +44,12 @@ VERDICTS: dict[type[Answer], Verdict] = {Agree: "correct", Override: "override",
 
 def boxes_in(text: str) -> list[str]:
     """What the well-formed boxes of a text hold, in order. Takes any text, in time linear in its length; raises nothing."""
-    boxes: list[str] = []
+    return [text[start:end] for start, end in box_places(text)]
+
+
+def box_places(text: str) -> list[tuple[int, int]]:
+    """Where the contents of those boxes start and end, in characters; behind each stands its closing brace."""
+    places: list[tuple[int, int]] = []
     opened: list[tuple[int, bool]] = []  # where the content of each open brace starts, and whether it is a box's
     newest = -1  # where the newest box's content starts: a brace opened before that holds a box, and is none
     for brace in _BRACE.finditer(text):
@@ -53,9 +58,9 @@ def boxes_in(text: str) -> list[str]:
         elif opened:
             start, is_box = opened.pop()
             if is_box and start > newest:
-                boxes.append(text[start:brace.start()])
+                places.append((start, brace.start()))
                 newest = start
-    return boxes
+    return places
 
 
 def final_answer(boxes: Sequence[str], verifier: "Verifier") -> Answer:

@@ -1,4 +1,4 @@
-"""vLLM, in this process: with grpo/speed/engine.py the only file that touches it, its private parts included.
+"""vLLM, in this process: with grpo/speed/engine.py the only file of grpo/ that touches it, its private parts included.
 
 Three facts about vLLM decide how the LoRA is served while it changes every step.
 
@@ -41,18 +41,20 @@ from grpo.guards.parity import SyncError
 from grpo.run.engine_faults import why_not
 from grpo.run.identity import fingerprint
 from grpo.speed.engine import (
+    LORA_A,
+    arguments,
     as_they_end,
+    held_lora,
     layer_outputs,
-    served_rank,
-    settings,
+    place_lora,
+    prepare_cpu,
     start_lightly,
     two_products_a_layer_cpu,
     two_products_a_layer_gpu,
 )
+from grpo.speed.engine import lora_pairs as _pairs
 from grpo.speed.shared_base import EngineWeights
 from grpo.types import Prompt, Sample, UserError
-
-_A, _B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
 
 
 class Served(Protocol):
@@ -82,15 +84,9 @@ class Sampler:
         if on_gpu:
             two_products_a_layer_gpu()
         else:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.rollout.cpu_kv_cache_gib))
-            os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the trainer uses the same cores
+            prepare_cpu(config)
         try:
-            self._llm = LLM(
-                model=chat.path, load_format="safetensors", skip_tokenizer_init=True,
-                dtype=str(chat.dtype).removeprefix("torch."), max_model_len=context, seed=config.run.seed,
-                use_tqdm_on_load=False, disable_log_stats=True, max_num_seqs=config.rollout.max_sequences,
-                enable_lora=True, max_loras=1, max_lora_rank=served_rank(config.lora.rank), enable_prefix_caching=True,
-                logprobs_mode="processed_logprobs", **settings(config, on_gpu))
+            self._llm = LLM(**arguments(chat.path, chat.dtype, config, context, on_gpu))
         except (ValueError, RuntimeError, AssertionError, SafetensorError) as error:  # vLLM has no types of its own
             if told := why_not(error, chat.path, config, on_gpu):
                 raise told from None
@@ -111,24 +107,7 @@ class Sampler:
     def swap_lora(self, lora: dict[str, torch.Tensor]) -> None:
         """Serve these LoRA tensors (PEFT's names, float32) from now on. Raises SyncError if any finds no place."""
         pairs = _pairs(lora, self._policy.scale)
-
-        def place(model: torch.nn.Module) -> int:
-            manager = model.lora_manager
-            slot = manager.lora_index_to_id.index(self._request.lora_int_id)
-            placed = 0
-            for name, layer in manager.modules.items():
-                parts = [pairs.get(part) for part in manager.packed_modules.get(name, [name])]
-                present = [pair for pair in parts if pair is not None]
-                if not present:
-                    continue
-                if name in manager.packed_modules:  # q, k, v or gate, up: one fused layer, a list of LoRAs
-                    layer.set_lora(slot, [p and p[0] for p in parts], [p and p[1] for p in parts])
-                else:
-                    layer.set_lora(slot, *present[0])
-                placed += 2 * len(present)
-            return placed
-
-        (placed,) = self._llm.apply_model(place)
+        (placed,) = self._llm.apply_model(lambda model: place_lora(model, self._request.lora_int_id, pairs))
         if placed != len(lora):
             raise SyncError(f"vLLM took {placed} of the LoRA's {len(lora)} tensors; the names do not match its layers")
         if not self._llm.reset_prefix_cache():
@@ -159,19 +138,7 @@ class Sampler:
     def served_lora(self) -> dict[str, torch.Tensor]:
         """What the engine's LoRA buffers hold now, by PEFT's names: A, and B alpha/r, in the engine's dtype."""
         pairs = _pairs(self._policy.lora(), self._policy.scale)
-
-        def read(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-            manager, found = model.lora_manager, {}
-            slot = manager.lora_index_to_id.index(self._request.lora_int_id)
-            for name, layer in manager.modules.items():
-                for place, part in enumerate(manager.packed_modules.get(name, [name])):
-                    if part in pairs:
-                        rank = len(pairs[part][0])
-                        found[_A.format(part)] = layer.lora_a_stacked[place][slot, 0, :rank].clone()
-                        found[_B.format(part)] = layer.lora_b_stacked[place][slot, 0, :, :rank].clone()
-            return found
-
-        return self._llm.apply_model(read)[0]
+        return self._llm.apply_model(lambda model: held_lora(model, self._request.lora_int_id, pairs))[0]
 
     @torch.no_grad()
     def module_outputs(self, inputs: Mapping[int, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -182,7 +149,7 @@ class Sampler:
         pairs = _pairs(self._policy.lora(), self._policy.scale)
         widths = {name: a.shape[1] for name, (a, _) in pairs.items()}
         outputs = self._llm.apply_model(lambda model: layer_outputs(model, widths, inputs))
-        return {_A.format(name): output for name, output in outputs[0].items()}
+        return {LORA_A.format(name): output for name, output in outputs[0].items()}
 
     def weights(self) -> EngineWeights | None:
         """The engine's base weights, to be shared. None on a CPU, where vLLM repacks them."""
@@ -240,11 +207,4 @@ class Sampler:
 
 def _sample(completion) -> Sample:
     return Sample(tuple(completion.token_ids), tuple(completion.logprobs.logprobs), completion.finish_reason)
-
-
-def _pairs(lora: dict[str, torch.Tensor], scale: float) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """vLLM's layer name -> (A, B alpha/r)."""
-    prefix, suffix = _A.split("{}")
-    return {name.removeprefix(prefix).removesuffix(suffix): (a, lora[name.replace("lora_A", "lora_B")] * scale)
-            for name, a in lora.items() if name.endswith(suffix)}
 

@@ -40,7 +40,9 @@ def test_stdin_is_answered_in_order_as_it_comes(toy):
     assert process.wait() == 2
     assert [a["question"] for a in answers] == ["6 θ 7", "9 α 4", "6 γ 7", "8 β 4", "6 + 7", "9 − 4", "6 × 7", "8 ÷ 4"]
     assert sum(a["answer"] == right for a, right in zip(answers, ["13", "5", "42", "2"] * 2, strict=True)) >= 7
-    assert set(answers[0]) == {"question", "api_text", "api_answer", "verdict", "answer", "completion"}
+    assert set(answers[0]) == {"question", "api_text", "api_answer", "verdict", "answer", "completion", "confidence", "kept"}
+    assert all(0 < a["confidence"] < 1 and not a["kept"] for a in answers)
+    assert f"{toy[0]}: its confidence is not calibrated; python -m adapter.evaluate does that" in errors.splitlines()
     assert [json.loads(line)["question"] for line in rest.splitlines()] == ["6 θ 7"]
     assert errors.splitlines()[-1].startswith("error: stdin: line 10: '3 % 4': expected one of")
 
@@ -53,7 +55,46 @@ def test_an_answer_that_is_missing_shows_in_the_exit_code(toy, monkeypatch, caps
     assert line.endswith("|  answer: none")
 
 
+def test_below_the_threshold_the_apis_answer_stands(toy, tmp_path, monkeypatch, capsys):
+    kept = json.loads((toy[0] / "evaluation.json").read_text())["kept"]
+    run, asked = tmp_path / "run", [{"question": "6 + 7", "api_answer": "14"}, {"question": "98 γ 97", "api_answer": "1"}]
+    shutil.copytree(toy[0], run)
+    (run / "evaluate").mkdir()
+    monkeypatch.chdir(ROOT)
+
+    def answers(least: str, **calibration: object) -> list[tuple]:
+        (run / "evaluate" / "confidence.json").write_text(json.dumps({"step": kept, "temperature": 1.0} | calibration))
+        chain = Chain(run, threshold=least)
+        found = chain(asked)
+        assert chain.calibrated == (calibration.get("step", kept) == kept)
+        chain.close()
+        return [(a.answer, a.verdict, a.kept, a.confidence) for a in found]
+
+    plain = answers("0", threshold=None)
+    assert [a[:3] for a in plain] == [("13", "override", False), (None, "unparsed", False)]
+    assert (0.5 < plain[0][3] < 1, plain[1][3]) == (True, 0)
+    assert [a[:3] for a in answers("1", threshold=None)] == [("14", "override", True), ("1", "unparsed", True)]
+    below, above = plain[0][3] - 1e-3, (plain[0][3] + 1) / 2
+    assert [a[:3] for a in answers("auto", threshold=below)] == [("13", "override", False), ("1", "unparsed", True)]
+    assert [a[:3] for a in answers("auto", threshold=above)] == [("14", "override", True), ("1", "unparsed", True)]
+    hotter = answers("0", threshold=None, temperature=50.0)[0][3]
+    odds = plain[0][3] / (1 - plain[0][3])
+    assert hotter / (1 - hotter) == pytest.approx(odds ** (1 / 50), rel=1e-3)
+    assert answers("0.5", threshold=0.9, step=kept + 1)[0][0] == "13"  # another step's: as if there were none
+    with pytest.raises(UserError, match="threshold auto: none is chosen for the adapter of step"):
+        answers("auto", threshold=0.9, step=kept + 1)
+    with pytest.raises(UserError, match=r"confidence\.json: temperature: Input should be"):
+        answers("0", threshold=None, temperature=0)
+    (run / "evaluate" / "confidence.json").unlink()
+    assert command.main(["6 + 7", "--api-answer", "14", "--run", str(run), "--threshold", "1"]) == 0
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line.startswith("6 + 7  |  API: 14  |  adapter: override, 9")
+    assert line.endswith(" %, too unsure  |  answer: 14")
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
+    (["3 θ 4", "--run", "RUN", "--threshold", "high"], "threshold high: expected a number from 0 to 1, such as 0.8,"),
+    (["3 θ 4", "--run", "RUN", "--threshold", "auto"], "run python -m adapter.evaluate"),
     (["", "--run", "RUN"], "position 1, found the end"),
     (["3 % 4", "--run", "RUN"], "'3 % 4': expected one of + − × ÷ at position 3"),
     (["3 θ 4 + 5", "--run", "RUN"], "expected one of θ α γ β at position 7"),

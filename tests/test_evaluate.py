@@ -1,6 +1,7 @@
 """`python -m adapter.evaluate`: its tables by hand, what it refuses, and one run from the outside."""
 
 import json
+import math
 import subprocess
 import sys
 from collections import Counter
@@ -11,11 +12,13 @@ from types import SimpleNamespace
 import pytest
 from safetensors.torch import load_file, save_file
 
-from adapter import evaluate
 from adapter.commands import run
-from adapter.evaluate import FILES, check_replaceable, main, notes, pays_in_part
+from adapter.confidence import Calibration, read_calibration
+from adapter.evaluate import main, notes, pays_in_part
+from adapter.measure import folder as evaluated
 from adapter.measure import tables
 from adapter.measure.accuracy import api_alone, chain, rewarded
+from adapter.measure.folder import FILES, check_replaceable, write
 from adapter.measure.sections import Section
 from adapter.verifiers.json import Json
 from adapter.verifiers.number import Number
@@ -86,6 +89,16 @@ def test_a_missing_run_is_one_line(tmp_path, monkeypatch, capsys):
     assert "--compare-base" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("arguments", "words"), [
+    (("--harm-below", "1"), "--harm-below 1: expected a share of the API's right answers, below 1, such as 1% or 0.01"),
+    (("--agreement", "1"), "--agreement 1: expected 2 to 64 samples"),
+    (("--agreement", "65"), "--agreement 65: expected 2 to 64 samples")])
+def test_a_wrong_option_is_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    assert exit_code(monkeypatch, tmp_path, *arguments) == 2
+    assert words in (said := capsys.readouterr().err)
+    assert said.count("\n") == 1
+
+
 def copied(toy: tuple[Path, str], folder: Path) -> Path:
     """The toy run under another name; its files are shared until they are replaced."""
     subprocess.run(["cp", "-rl", toy[0], folder], check=True)
@@ -118,9 +131,10 @@ def test_bad_runs_are_one_line_and_nothing_is_written(toy, tmp_path, monkeypatch
 
 
 def test_an_earlier_evaluation_may_be_replaced(tmp_path):
-    check_replaceable(tmp_path / "none", [], "a:B")
+    check_replaceable(tmp_path, [], "a:B")
+    (tmp_path / "evaluate").mkdir()
     for name in (*FILES, "symbols.png"):
-        (tmp_path / name).touch()
+        (tmp_path / "evaluate" / name).touch()
     check_replaceable(tmp_path, [Section("symbols", [])], "a:B")
     with pytest.raises(UserError, match=r"holds what no evaluation wrote \(symbols\.png\); move it away"):
         check_replaceable(tmp_path, [], "a:B")
@@ -129,20 +143,55 @@ def test_an_earlier_evaluation_may_be_replaced(tmp_path):
 
 
 def test_half_of_a_surrogate_pair_is_written_as_json_has_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(evaluate, "draw", lambda *_: None)
-    monkeypatch.setattr(evaluate.report, "data", lambda _: {"half": "\ud83d"})
+    monkeypatch.setattr(evaluated, "draw", lambda *_: None)
+    monkeypatch.setattr(evaluated.report, "data", lambda _: {"half": "\ud83d"})
     odd = replace(judge(row("2 γ 3", "6"), "6"), completion="\ud83d")
-    folder = evaluate.write(SimpleNamespace(run=tmp_path, outcomes={"adapter": [odd]}), "")
+    sure = SimpleNamespace(calibration=Calibration(3), validation=[])
+    folder = write(SimpleNamespace(run=tmp_path, outcomes={"adapter": [odd]}, confidence=sure), "")
     assert json.loads((folder / "report.json").read_text()) == {"half": "\ud83d"}
     assert json.loads((folder / "completions.jsonl").read_text())["completion"] == "\ud83d"
+
+
+def check_confidence(found: dict, lines: list[dict], run: Path, kept: int, printed: str) -> None:
+    """What the report says of confidence follows from the lines of completions.jsonl."""
+    chosen = read_calibration(run, kept)
+    assert (found["step"], found["temperature"], found["threshold"]) == (kept, chosen.temperature, chosen.threshold)
+    for line in lines:
+        answered = line["verdict"] != "unparsed"
+        assert answered == (line["mean_probability"] is not None)
+        assert line["confidence"] == pytest.approx(chosen(math.log(line["mean_probability"])) if answered else 0, abs=1e-6)
+        assert not answered or line["least_sure"][1] <= min(line["mean_probability"], *(p for _, p in line["box"])) + 1e-6
+        assert not answered or line["completion"].rpartition("boxed{")[2].startswith("".join(t for t, _ in line["box"])[:-1])
+    assert any(line["least_sure"][1] < 0.9 for line in lines)  # the policy's own, not those of a choice that is certain
+    api = [line["api_extracted"] == line["answer"] for line in lines]
+    for gate in [*found["thresholds"], found["harm_below"]["test"]]:
+        ends = [line["right"] if line["confidence"] >= gate["threshold"] else right
+                for line, right in zip(lines, api, strict=True)]
+        assert gate["fixes"] == sum(end and not right for end, right in zip(ends, api, strict=True))
+        assert gate["harms"] == sum(right and not end for end, right in zip(ends, api, strict=True))
+        assert gate["net_lift"]["points"] == pytest.approx(2.5 * (gate["fixes"] - gate["harms"]))
+    assert [found["thresholds"][at]["threshold"] for at in (0, -1)] == [0, 1]
+    assert found["harm_below"]["share"] == 0.2
+    assert found["harm_below"]["threshold"] == chosen.threshold
+    assert found["harm_below"]["validation"]["harm_rate"]["value"] <= 0.2
+    assert found["risk_coverage"][-1] == [1.0, pytest.approx(sum(not line["right"] for line in lines) / 40)]
+    assert found["questions"] == 80
+    whole, box, agreement = (found["estimators"][name] for name in ("completion", "box", "agreement"))
+    assert (whole["temperature"], whole["cost"]["tokens"]) == (chosen.temperature, 0)
+    assert (box["cost"]["tokens"], agreement["label"]) == (0, "agreement of 3")
+    assert 2 * found["greedy"]["tokens"] < agreement["cost"]["tokens"] <= 3 * 80 * 40
+    errors = [e[when][name] for e in (whole, box, agreement) for when in ("before", "after") for name in ("ece", "aurc")]
+    assert all(0 <= error <= 1 for error in errors)
+    assert "confidence: the probability that the adapter's verdict is right" in printed.splitlines()
+    assert "harm below 20 %: threshold" in printed
 
 
 def test_a_run_from_the_outside(toy, tmp_path):
     place = copied(toy, tmp_path / "run")
     (place / "evaluate").mkdir()
     (place / "evaluate" / "report.txt").write_text("an earlier one\n")
-    done = subprocess.run([sys.executable, "-m", "adapter.evaluate", str(place), "--compare-base"], cwd=ROOT,
-                          capture_output=True, text=True, timeout=LONG, check=False)
+    done = subprocess.run([sys.executable, "-m", "adapter.evaluate", str(place), "--compare-base", "--harm-below", "20%",
+                           "--agreement", "3"], cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     written = place / "evaluate"
     assert {path.name for path in written.iterdir()} == FILES | {"symbols.png"}
@@ -175,7 +224,8 @@ def test_a_run_from_the_outside(toy, tmp_path):
     assert {"condition vague", "random mapping     reads each symbol as any of the four operations, all equally likely: the "
             "expected"} <= set(done.stdout.splitlines())
     assert all(symbol["first_step"]["0.5"] for symbol in found["symbols"]["learned"].values())
-    for name in ("reward.png", "accuracy.png", "symbols.png"):
+    check_confidence(found["confidence"], lines, place, kept, done.stdout)
+    for name in ("reward.png", "accuracy.png", "symbols.png", "reliability.png", "risk_coverage.png"):
         png = (written / name).read_bytes()
         assert png.startswith(b"\x89PNG")
         assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (1920, 1080)

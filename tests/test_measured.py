@@ -1,12 +1,18 @@
 """What an evaluation prints, writes and draws, of one kind of question, of three, and of more than there are colours."""
 
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from adapter.measure import plots, report
+from adapter.confidence import Token
+from adapter.measure import confidence_report, plots, report
 from adapter.measure.accuracy import api_alone, chain, rewarded
+from adapter.measure.answering import Cost
+from adapter.measure.confidence_plots import draw_confidence
+from adapter.measure.confidence_report import Confidence, measured, token_line
 from adapter.measure.outcomes import FAILURES, Outcome
 from adapter.measure.report import Evaluated
 from adapter.measure.sections import Section
@@ -22,6 +28,20 @@ def outcomes(kinds: list[str], completion: str = r"\boxed{8}") -> list[Outcome]:
     return PLAIN.judged(rows, [completion] * len(rows), [False] * len(rows))
 
 
+def boxed(outcome: Outcome, p: float) -> Outcome:
+    """With such a probability of each token, and of its box, 8 and a brace."""
+    box = [Token("8", math.log(p)), Token("}", 0.0)]
+    mean = None if outcome.verdict == "unparsed" else math.log(p)
+    return replace(outcome, mean_logp=mean, box=box, doubt=Token("so", -3.0))
+
+
+def sure(found: list[Outcome], harm_below: float | None = 0.01) -> Confidence:
+    """Of outcomes that are as sure as 0.9, 0.8, 0.9, ... on validation and on test."""
+    found = [boxed(o, 0.9 - 0.1 * (n % 2)) for n, o in enumerate(found)]
+    agreements = "agreement of 8", [o.mean_logp for o in found], [None] * len(found), Cost(640, 2.0)
+    return measured(10, found, found, Cost(80, 0.5), harm_below, agreements)
+
+
 def evaluated(kinds: list[str], **others: object) -> Evaluated:
     found, always = outcomes(kinds), outcomes(kinds, r"\boxed{CORRECT}")
     now = rewarded("adapter", found)
@@ -30,7 +50,7 @@ def evaluated(kinds: list[str], **others: object) -> Evaluated:
         "api": "an API", "entries": {"api": api_alone("an API alone", always), "adapter": chain("adapter, step 10", found),
                                      "always_correct": chain("always CORRECT", always)},
         "outcomes": {"adapter": found}, "classes": FAILURES, "measured": {0: rewarded("base", always), 10: now},
-        "validation": {0: rewarded("base", always), 10: now}, "sections": [], "notes": ["one"],
+        "validation": {0: rewarded("base", always), 10: now}, "sections": [], "notes": ["one"], "confidence": sure(found),
         "rewards": {kind: {1: 0.25, 2: 0.5} for kind in [*kinds, "overall"]}} | others)
 
 
@@ -104,8 +124,39 @@ def test_a_line_a_question_in_completions():
     lines = [json.loads(line) for line in report.completion_lines(found).splitlines()]
     assert lines[1] == {
         "id": "line 1", "question": LONG, "kind": "a", "answer": 8, "api_answer": "They have 6.", "api_extracted": "6",
-        "completion": r"\boxed{8}", "verdict": "override", "final": "8", "right": True, "failure": None,
+        "api_right": False, "completion": r"\boxed{8}", "verdict": "override", "final": "8", "right": True, "failure": None,
         "base": {"completion": "?", "verdict": "unparsed", "final": None, "right": False, "failure": "unparsed"}}
+
+
+def test_confidence_in_a_line_a_question_and_token_by_token():
+    (one, *_) = sure(outcomes(["a"])).test
+    line = json.loads(report.completion_lines({"adapter": [one]}))
+    assert (line["confidence"], line["box"]) == (pytest.approx(0.9), [["8", pytest.approx(0.9)], ["}", 1.0]])
+    assert (line["mean_probability"], line["least_sure"]) == (pytest.approx(0.9), ["so", pytest.approx(0.0498, abs=1e-4)])
+    assert token_line(one) == r"\boxed{ 8 .90 } 1.00 | least sure of: so .05"
+    box = [Token("{ ", -0.1), Token("8", -3.0), Token("}.", -7.0)]
+    spaced = replace(one, completion="so \\boxed{ 8}.", box=box, doubt=Token("", -0.7))
+    assert token_line(spaced) == "\\boxed {\u2423 .90 8 .05 }. .00 | least sure of: (end) .50"
+
+
+def test_what_is_said_of_confidence():
+    lines = confidence_report.lines(sure(outcomes(["a", "b"])))
+    cells = {line[:30].strip(): line[30:].split() for line in lines}
+    assert lines[1].split() == ["all", "tokens", "the", "box", "agreement", "of", "8"]
+    assert cells["temperature"] == ["1", "1", "1"]
+    assert cells["expected calibration error"] == [*["0.1500", "->", "0.1500"] * 2, "1.0000", "->", "1.0000"]  # 0.1, 0.2; 1
+    assert cells["AURC"] == ["0.0000"] * 3
+    assert cells["more tokens a question"] == ["0.0", "0.0", "80.0"]
+    assert "note: of the temperature of all tokens: it is not fitted: all 4 answers are right on validation" in lines
+    whole = " ".join(lines)
+    assert "harm below 1 %: threshold 0, which lets everything through (--threshold auto), chosen on validation: 2 fixes, " \
+           "0 harms of 2 right answers (0.0 % [0.0, 65.8]), net lift +50.0 [0.0, 100.0] points on test: 2 fixes," in whole
+    assert "note: validation has 2 right answers of the API: no harm to any of them leaves a harm rate of up" in whole
+    assert [line.split()[:4] for line in lines if line[:3] in ("0.8", "0  ", "1  ")] == [  # rounded down
+        ["0", "4", "2", "0"], ["0.8", "4", "2", "0"], ["0.899999", "2", "0", "0"], ["1", "0", "0", "0"]]
+    assert not any("harm below" in line for line in confidence_report.lines(sure(outcomes(["a"]), None)))
+    nothing = confidence_report.lines(sure(outcomes(["a"], "no box")))
+    assert "note: of the temperature of the box: it is not fitted: there is no answer on validation" in nothing
 
 
 def test_a_tasks_own_part_is_in_the_report():
@@ -114,7 +165,7 @@ def test_a_tasks_own_part_is_in_the_report():
     assert report.text(found).splitlines()[-2:] == ["phases", "x" * 97 + "..."]
     assert report.data(found)["moons"] == {"full": 1}
     assert report.check_names([drawn]) == ["moons"]
-    for name in ("policies", "../up", "", "reward", "notes"):
+    for name in ("policies", "../up", "", "reward", "notes", "confidence", "reliability", "risk_coverage"):
         with pytest.raises(ValueError, match="nothing else in the report has"):
             report.check_names([Section(name, [])])
     with pytest.raises(ValueError, match="section 'moons'"):
@@ -146,7 +197,8 @@ def test_pictures_of_any_kinds(kinds, tmp_path):
     plots.reward_plot(tmp_path / "reward.png", found.rewards, colours, "x" * 500)
     plots.accuracy_plot(tmp_path / "accuracy.png", found.measured, found.validation, 10, [("API", kinds[0], 0.5)], colours,
                         "一")  # which the font lacks
-    for name in ("reward.png", "accuracy.png"):
+    draw_confidence(found.confidence, found.entries["api"], tmp_path, "x" * 500)
+    for name in ("reward.png", "accuracy.png", "reliability.png", "risk_coverage.png"):
         png = (tmp_path / name).read_bytes()
         assert png.startswith(b"\x89PNG")
         assert (int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")) == (1920, 1080)

@@ -22,8 +22,9 @@ from grpo.guards.parity import SyncError
 from grpo.guards.selftest import random_lora
 from grpo.rollout import rewards
 from grpo.trainer import Trainer
+from grpo.types import Completion, Group, Score
 from tests import swap_faults
-from tests.conftest import ROOT, randomize
+from tests.conftest import ROOT, padded_logps, randomize
 from tests.loop import DTYPE, Loop
 
 LARGEST = {"bfloat16": 0.02, "float32": 1e-3}[DTYPE]  # |difference| of a log-prob, nats
@@ -84,6 +85,19 @@ def test_samples_depend_on_policy_prompt_and_seed_alone(loop):
     loop.sampler.greedy(loop.prompts[:20])
     assert loop.sampler.sample(loop.prompts[:4], [1, 2, 3, 4], 8) == first
     assert loop.sampler.sample(loop.prompts[:4], [5, 6, 7, 8], 8) != first
+
+
+def test_greedy_log_probs_are_the_policys_own(loop):
+    """At temperature 1, and not the zeros of a choice that is certain: a confidence is made of them."""
+    randomize(loop.policy, 0.05, seed=4)
+    loop.sampler.swap_lora(loop.policy.lora())
+    samples = loop.sampler.greedy(loop.prompts[:8])
+    assert min(min(sample.logp) for sample in samples) < -0.01
+    for prompt, sample in zip(loop.prompts[:8], samples, strict=True):
+        with torch.no_grad():
+            (logp,) = padded_logps(loop.policy, Group(prompt, (Completion(sample, "", Score(0.0)),)))
+        gaps = (logp - torch.tensor(sample.logp)).abs()
+        assert gaps.quantile(0.9) <= LARGEST
 
 
 def test_completions_are_handed_over_as_they_end(loop):
@@ -171,8 +185,9 @@ def test_the_cache_is_reset_or_the_run_stops(loop, monkeypatch):
         loop.sampler.swap_lora(loop.policy.lora())
 
 
-def test_two_files_touch_vllm():
+def test_four_files_touch_vllm():
+    """Two for training, in this process; two for serving, on either side of the engine's process."""
     root = Path(grpo.sampler.__file__).parents[1]
     files = [f for package in ("grpo", "adapter", "symbols") for f in sorted((root / package).rglob("*.py"))]
     assert [f.name for f in files if "import vllm" in f.read_text() or "from vllm" in f.read_text()] == [
-        "sampler.py", "engine.py"]
+        "sampler.py", "engine.py", "engine.py", "worker.py"]

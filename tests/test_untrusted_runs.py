@@ -12,9 +12,9 @@ import torch
 from peft import PeftConfig
 from safetensors.torch import load_file, save_file
 
-from adapter import evaluate
 from adapter.chain import Chain
-from adapter.measure import plots, report, tables
+from adapter.confidence import Calibration
+from adapter.measure import folder, plots, report, tables
 from adapter.trained import LONGEST_SETTINGS, TrainedAdapter
 from grpo.guards import checkpoint
 from grpo.run.files import new_directory
@@ -139,11 +139,12 @@ def test_a_run_does_not_decide_what_is_spent(stolen):
 
 def test_a_report_is_written_through_no_link(tmp_path, monkeypatch):
     monkeypatch.setattr(report, "data", lambda _: {})
-    monkeypatch.setattr(evaluate, "draw", lambda *_: None)
+    monkeypatch.setattr(folder, "draw", lambda *_: None)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.txt").write_text("precious")
     (tmp_path / "evaluate").symlink_to(tmp_path / "mine")
-    evaluate.write(SimpleNamespace(run=tmp_path, outcomes={"adapter": []}), "new")
+    sure = SimpleNamespace(calibration=Calibration(3), validation=[])
+    folder.write(SimpleNamespace(run=tmp_path, outcomes={"adapter": []}, confidence=sure), "new")
     assert (tmp_path / "mine" / "report.txt").read_text() == "precious"
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.txt"]
     assert not (tmp_path / "evaluate").is_symlink()

@@ -25,3 +25,11 @@ def estimate(model: str, requests: list[Request], batch: bool) -> str:
         return f"{tokens}; the price of {model} is not known here"
     dollars = (tokens_in * price[0] + tokens_out * price[1]) / 1e6 * (BATCH_DISCOUNT if batch else 1)
     return f"{tokens}, at most about ${dollars:.2f}"
+
+
+def dollars(model: str, tokens_in: int | None, tokens_out: int | None) -> float | None:
+    """What an answer took; None where its tokens or the model's price are not known."""
+    price = PRICES.get(_DATE.sub("", model))
+    if price is None or tokens_in is None or tokens_out is None:
+        return None
+    return (tokens_in * price[0] + tokens_out * price[1]) / 1e6

@@ -11,8 +11,11 @@ A wrong completion is in one class of FAILURES, the first of these that applies:
 A task may have classes of its own (adapter/corrector.py).
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from adapter.confidence import Token
 from adapter.questions import Row
 from adapter.verdict import Verdict
 
@@ -34,6 +37,15 @@ class Outcome:
     failure: str | None = None  # None where right
     reward: float = 0.0  # what the verifier paid, in [0, 1]
     timed_out: bool = False  # the verifier came to no end in its time: that is wrong
+    mean_logp: float | None = None  # over the completion's tokens; None: not known, or there is no answer
+    box: Sequence[Token] = ()  # the tokens of the completion's last box
+    doubt: Token | None = None  # the least probable one of the completion
+    confidence: float | None = None  # that the verdict is right; None: it was not asked for
+
+    @property
+    def box_logp(self) -> float | None:
+        """The log-probability of the box's tokens; None without an answer."""
+        return math.fsum(token.logp for token in self.box) if self.verdict != "unparsed" and self.box else None
 
     def because(self, failure: str) -> "Outcome":
         """The same, with its class of failure."""

@@ -1,4 +1,4 @@
-"""Two pictures of a run, made for a slide: reward and accuracy over steps. PNG, 16:9.
+"""Two pictures of a run, made for a slide: reward and accuracy over steps; and what others are made with. PNG, 16:9.
 
 Colours are Okabe and Ito's, which the colour-blind tell apart. A thin line is a step's own value, a bold one the mean of
 the last steps, as many as the subtitle says.
@@ -72,12 +72,12 @@ def curves_plot(path: Path, title: str, lines: Sequence[tuple[str, Curve, str]],
     lines = [line for line in lines if line[1]]
     window = window_for(max((len(curve) for _, curve, _ in lines), default=0))
     with rc_context(STYLE):
-        figure, axes = _canvas(title, f"{cut(subtitle, LONGEST_SUBTITLE - 25)}; bold: mean of {window} steps")
+        figure, axes = canvas(title, f"{cut(subtitle, LONGEST_SUBTITLE - 25)}; bold: mean of {window} steps")
         labels = [_curve(axes, name, curve, window, colour) for name, curve, colour in lines]
         if guess is not None:
             axes.axhline(100 * guess[1], color=GREY, linewidth=2, linestyle=(0, (4, 3)))
             labels.append(Label(guess[0], guess[1], GREY, bold=False))
-        _finish(figure, axes, labels, path)
+        finish(figure, axes, labels, path)
 
 
 def reward_plot(path: Path, rewards: Mapping[str, Curve], colours: Mapping[str, str], subtitle: str) -> None:
@@ -101,7 +101,7 @@ def accuracy_plot(path: Path, test: Mapping[int, Entry], validation: Mapping[int
     of = f"lines: validation, diamonds{'' if few else ' and numbers'}: test" if validation else "test problems"
     of += "; 95 % intervals" if few else "; dashed: API alone"
     with rc_context(STYLE):
-        figure, axes = _canvas("Greedy accuracy", f"{cut(subtitle, LONGEST_SUBTITLE - 65)}; {of}")
+        figure, axes = canvas("Greedy accuracy", f"{cut(subtitle, LONGEST_SUBTITLE - 65)}; {of}")
         labels = []
         for kind in reversed(colours):  # the first lies above the others
             shares, points = ({step: entry.accuracy[kind] for step, entry in entries.items()
@@ -118,7 +118,7 @@ def accuracy_plot(path: Path, test: Mapping[int, Entry], validation: Mapping[int
             if kind in colours:
                 axes.axhline(100 * value, color=colours[kind], linewidth=2, linestyle=(0, (4, 3)), clip_on=False)
                 labels += [Label(text, value, colours[kind], bold=False)] if few else []
-        _finish(figure, axes, labels, path)
+        finish(figure, axes, labels, path)
 
 
 def with_value(kind: str, value: float, digits: int) -> str:
@@ -144,14 +144,15 @@ def spread(wanted: Sequence[float], heights: Sequence[float], top: float) -> lis
     return [min(mean, top - offsets[-1]) + offset for mean, offset in zip(means, offsets, strict=False)]
 
 
-def _canvas(title: str, subtitle: str) -> tuple[Figure, Axes]:
+def canvas(title: str, subtitle: str, x: str = "training step") -> tuple[Figure, Axes]:
+    """An empty picture. y goes from 0 to 100 %; labels have room beside the axes."""
     figure = Figure(figsize=INCHES, dpi=DPI)
     axes = figure.add_axes((0.085, 0.12, 0.675, 0.70))
     figure.text(0.035, 0.93, title, fontsize=27, fontweight="bold", color="#222222")
     figure.text(0.035, 0.875, subtitle, fontsize=16, color=GREY)
     axes.set_ylim(0, 100)
     axes.yaxis.set_major_formatter("{x:.0f} %")
-    axes.set_xlabel("training step")
+    axes.set_xlabel(x)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.tick_params(length=0, pad=8)
     return figure, axes
@@ -186,7 +187,7 @@ def _curve(axes: Axes, name: str, curve: Curve, window: int, colour: str) -> Lab
     return Label(name, list(means.values())[-1], colour)
 
 
-def _finish(figure: Figure, axes: Axes, labels: Sequence[Label], path: Path) -> None:
+def finish(figure: Figure, axes: Axes, labels: Sequence[Label], path: Path) -> None:
     """Set the limits of x, write the labels, save."""
     axes.set_xlim(0, max(1, axes.dataLim.x1))
     labels = sorted(labels, key=lambda label: label.y, reverse=True)[::-1]  # of equal ones, the first is highest

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from adapter.measure import confidence_report
 from adapter.measure.accuracy import OVERALL, Entry, kinds_of
+from adapter.measure.confidence_report import Confidence
 from adapter.measure.curves import Curve
 from adapter.measure.outcomes import Outcome
 from adapter.measure.sections import Section
@@ -24,7 +26,8 @@ from adapter.measure.tables import (
 from grpo.run.files import printable
 
 KEYS = ("run", "step", "trained_to_step", "base_model", "task", "api", "kinds", "policies", "failures", "accuracy_by_step",
-        "validation_by_step", "notes")  # of report.json; a section has another name
+        "validation_by_step", "notes", "confidence")  # of report.json; a section has another name
+PICTURES = ("reward", "accuracy", "reliability", "risk_coverage")  # nor has its picture one of these
 FAR = 8  # kinds, up to which the head lists them
 
 
@@ -44,6 +47,7 @@ class Evaluated:
     measured: dict[int, Entry]  # the run's own evaluations on the test problems, by step, and this one
     validation: dict[int, Entry]  # and on the validation problems
     rewards: dict[str, Curve]  # of the sampled completions, by kind, and overall
+    confidence: Confidence
     sections: Sequence[Section]  # the task's own
     notes: Sequence[str]
 
@@ -66,6 +70,7 @@ def text(found: Evaluated) -> str:
         lines += ["", "the adapter against the API, by kind", *by_kind]
     for who, outcomes in found.outcomes.items():
         lines += ["", *failure_table(who, outcomes, found.classes)]
+    lines += ["", *confidence_report.lines(found.confidence)]
     for section in found.sections:
         lines += ["", *(line if len(line) <= WIDTH else line[: WIDTH - 3] + "..." for line in section.lines)]
     return "\n".join(lines) + "\n"
@@ -76,12 +81,13 @@ def data(found: Evaluated) -> dict[str, object]:
     values = (str(found.run), found.step, found.until, found.base, found.task, found.api, found.kinds,
               {name: _entry(entry) for name, entry in found.entries.items()},
               {who: _failures(outcomes, found.classes) for who, outcomes in found.outcomes.items()},
-              _by_step(found.measured), _by_step(found.validation), list(found.notes))
+              _by_step(found.measured), _by_step(found.validation), list(found.notes),
+              confidence_report.data(found.confidence))
     return dict(zip(KEYS, values, strict=True)) | {section.name: section.data for section in found.sections}
 
 
 def completion_lines(outcomes: dict[str, list[Outcome]]) -> str:
-    """completions.jsonl: one line a test question, the base's answer within the adapter's line."""
+    """completions.jsonl: one line a question, the base's answer within the adapter's line."""
     lines = [_question(outcome) | _answer(outcome) for outcome in outcomes["adapter"]]
     if "base" in outcomes:
         lines = [line | {"base": _answer(base)} for line, base in zip(lines, outcomes["base"], strict=True)]
@@ -137,19 +143,29 @@ def _failures(outcomes: Sequence[Outcome], classes: Sequence[str]) -> dict[str, 
 def _question(outcome: Outcome) -> dict[str, object]:
     row = outcome.row
     return {"id": row.id, "question": row.question, "kind": row.kind, "answer": row.answer,
-            "api_answer": None if row.api is None else row.api.text, "api_extracted": outcome.api_extracted}
+            "api_answer": None if row.api is None else row.api.text, "api_extracted": outcome.api_extracted,
+            "api_right": outcome.api_right}
 
 
 def _answer(outcome: Outcome) -> dict[str, object]:
-    return {"completion": outcome.completion, "verdict": outcome.verdict, "final": outcome.answer, "right": outcome.right,
-            "failure": outcome.failure}
+    found = {"completion": outcome.completion, "verdict": outcome.verdict, "final": outcome.answer, "right": outcome.right,
+             "failure": outcome.failure}
+    if outcome.confidence is None:  # of the base
+        return found
+    return found | {"confidence": outcome.confidence, "mean_probability": _probability(outcome.mean_logp),
+                    "box": [[t.text, math.exp(t.logp)] for t in outcome.box],
+                    "least_sure": None if outcome.doubt is None else [outcome.doubt.text, math.exp(outcome.doubt.logp)]}
+
+
+def _probability(logp: float | None) -> float | None:
+    return None if logp is None else math.exp(logp)
 
 
 def check_names(sections: Sequence[Section]) -> list[str]:
     """The sections' names. Raises ValueError, in words, where one cannot be a key of report.json and a file's name."""
     names = [section.name for section in sections]
     for name in names:
-        if not name.isidentifier() or name in KEYS or names.count(name) > 1 or name in ("reward", "accuracy"):
+        if not name.isidentifier() or name in KEYS or names.count(name) > 1 or name in PICTURES:
             raise ValueError(f"its report has a section {printable(repr(name))}; expected a name of letters and digits that "
                              "nothing else in the report has")
     return names

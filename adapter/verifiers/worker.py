@@ -82,7 +82,7 @@ def load(target: str) -> dict[str, str]:
     path, _, name = target.rpartition(":")
     _loaded.pop("function", None)
     with Caught() as caught:
-        function = getattr(_module(Path(path)), name)
+        function = getattr(load_module(Path(path)), name)
         if not callable(function):
             raise TypeError(f"{name} is no function")
         _check_arguments(function)
@@ -132,8 +132,8 @@ def _capture() -> Tail:
     return tail
 
 
-def _module(path: Path) -> object:
-    """A file as a module, which may import what lies beside it."""
+def load_module(path: Path) -> object:
+    """A file as a module, which may import what lies beside it. Raises whatever the file raises."""
     sys.path.append(str(path.parent))  # last: a random.py there must replace nothing
     spec = importlib.util.spec_from_file_location(path.stem if path.stem.isidentifier() else str(path), path)
     if spec is None or spec.loader is None:

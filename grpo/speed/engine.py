@@ -1,11 +1,12 @@
 """What is changed in vLLM, and how it is set up, for one use: G completions of each of a few prompts, all under one LoRA.
 
-With grpo/sampler.py the only file that touches vLLM. Its LoRA arithmetic serves many LoRAs at once, token by token; here
-every token has the same one, and two plain matrix products a layer do: y += (x A^T) B^T. The profiles that say what that is
-worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for a CPU.
+With grpo/sampler.py the only file of grpo/ that touches vLLM; adapter/serve uses it too. vLLM's LoRA arithmetic serves many
+LoRAs at once, token by token; here every token has the same one, and two plain matrix products a layer do: y += (x A^T) B^T.
+The profiles that say what that is worth are in benchmarks/speed.md for a GPU and in benchmarks/cpu_rollout.md for a CPU.
 """
 
 import functools
+import hashlib
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,25 @@ if TYPE_CHECKING:
     from vllm.outputs import CompletionOutput
 
     from grpo.config import Config
+
+
+Pairs = dict[str, tuple[torch.Tensor, torch.Tensor]]  # vLLM's name of a layer -> A, and B alpha/r
+LORA_A, LORA_B = "base_model.model.{}.lora_A.weight", "base_model.model.{}.lora_B.weight"  # PEFT's names of a layer's LoRA
+
+
+def arguments(path: str, dtype: torch.dtype, config: "Config", context: int, on_gpu: bool) -> dict[str, object]:
+    """LLM() arguments for the base in `path` with one LoRA, and prompts with completions of up to `context` tokens."""
+    return {"model": path, "load_format": "safetensors", "skip_tokenizer_init": True,
+            "dtype": str(dtype).removeprefix("torch."), "max_model_len": context, "seed": config.run.seed,
+            "use_tqdm_on_load": False, "disable_log_stats": True, "max_num_seqs": config.rollout.max_sequences,
+            "enable_lora": True, "max_loras": 1, "max_lora_rank": served_rank(config.lora.rank),
+            "enable_prefix_caching": True, "logprobs_mode": "processed_logprobs", **settings(config, on_gpu)}
+
+
+def prepare_cpu(config: "Config") -> None:
+    """Environment variables that vLLM reads on a CPU, where the user has not set them. Before LLM() is made."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", str(config.rollout.cpu_kv_cache_gib))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # others use the same cores
 
 
 def settings(config: "Config", on_gpu: bool) -> dict[str, object]:
@@ -93,6 +113,48 @@ def layer_outputs(
             shares = output.split([b.shape[2] for b in layer.lora_b_stacked], -1)
             found |= {part: share for part, share in zip(parts, shares, strict=True) if part in present}
     return found
+
+
+def lora_pairs(lora: Mapping[str, torch.Tensor], scale: float) -> Pairs:
+    """A LoRA by PEFT's names, as vLLM takes it. scale: alpha / r."""
+    prefix, suffix = LORA_A.split("{}")
+    return {name.removeprefix(prefix).removesuffix(suffix): (a, lora[name.replace("lora_A", "lora_B")] * scale)
+            for name, a in lora.items() if name.endswith(suffix)}
+
+
+def place_lora(model: torch.nn.Module, lora_id: int, pairs: Pairs) -> int:
+    """Write a LoRA into the buffers that a loaded model's kernels read. Returns how many tensors found their place."""
+    manager, placed = model.lora_manager, 0
+    slot = manager.lora_index_to_id.index(lora_id)
+    for name, layer in manager.modules.items():
+        parts = [pairs.get(part) for part in manager.packed_modules.get(name, [name])]
+        present = [pair for pair in parts if pair is not None]
+        if not present:
+            continue
+        if name in manager.packed_modules:  # q, k, v or gate, up: one fused layer, a list of LoRAs
+            layer.set_lora(slot, [p and p[0] for p in parts], [p and p[1] for p in parts])
+        else:
+            layer.set_lora(slot, *present[0])
+        placed += 2 * len(present)
+    return placed
+
+
+def held_lora(model: torch.nn.Module, lora_id: int, pairs: Pairs) -> dict[str, torch.Tensor]:
+    """What those buffers hold of these layers: by PEFT's names, A, and B alpha/r, in the engine's dtype."""
+    manager, found = model.lora_manager, {}
+    slot = manager.lora_index_to_id.index(lora_id)
+    for name, layer in manager.modules.items():
+        for place, part in enumerate(manager.packed_modules.get(name, [name])):
+            if part in pairs:
+                rank = len(pairs[part][0])
+                found[LORA_A.format(part)] = layer.lora_a_stacked[place][slot, 0, :rank].clone()
+                found[LORA_B.format(part)] = layer.lora_b_stacked[place][slot, 0, :, :rank].clone()
+    return found
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of a tensor's bytes, in hexadecimal."""
+    return hashlib.sha256(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def served_rank(rank: int) -> int:

@@ -1,0 +1,1 @@
+"""The gateway: an API's own protocol, with the adapter behind it."""
