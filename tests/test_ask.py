@@ -62,9 +62,9 @@ def test_below_the_threshold_the_apis_answer_stands(toy, tmp_path, monkeypatch, 
     (run / "evaluate").mkdir()
     monkeypatch.chdir(ROOT)
 
-    def answers(least: str, **calibration: object) -> list[tuple]:
+    def answers(above: str, **calibration: object) -> list[tuple]:
         (run / "evaluate" / "confidence.json").write_text(json.dumps({"step": kept, "temperature": 1.0} | calibration))
-        chain = Chain(run, threshold=least)
+        chain = Chain(run, threshold=above)
         found = chain(asked)
         assert chain.calibrated == (calibration.get("step", kept) == kept)
         chain.close()
@@ -74,9 +74,9 @@ def test_below_the_threshold_the_apis_answer_stands(toy, tmp_path, monkeypatch, 
     assert [a[:3] for a in plain] == [("13", "override", False), (None, "unparsed", False)]
     assert (0.5 < plain[0][3] < 1, plain[1][3]) == (True, 0)
     assert [a[:3] for a in answers("1", threshold=None)] == [("14", "override", True), ("1", "unparsed", True)]
-    below, above = plain[0][3] - 1e-3, (plain[0][3] + 1) / 2
-    assert [a[:3] for a in answers("auto", threshold=below)] == [("13", "override", False), ("1", "unparsed", True)]
-    assert [a[:3] for a in answers("auto", threshold=above)] == [("14", "override", True), ("1", "unparsed", True)]
+    lower, higher = plain[0][3] - 1e-3, (plain[0][3] + 1) / 2
+    assert [a[:3] for a in answers("auto", threshold=lower)] == [("13", "override", False), ("1", "unparsed", True)]
+    assert [a[:3] for a in answers("auto", threshold=higher)] == [("14", "override", True), ("1", "unparsed", True)]
     hotter = answers("0", threshold=None, temperature=50.0)[0][3]
     odds = plain[0][3] / (1 - plain[0][3])
     assert hotter / (1 - hotter) == pytest.approx(odds ** (1 / 50), rel=1e-3)

@@ -1,10 +1,13 @@
 """Is a confidence worth its name: temperature, calibration error, risk and coverage, thresholds, by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from adapter.confidence import Calibration
+from adapter.measure.answering import Cost
 from adapter.measure.calibration import (
     Bin,
     choose,
@@ -18,6 +21,7 @@ from adapter.measure.calibration import (
     risk_coverage,
     too_few,
 )
+from adapter.measure.confidence_report import measured
 from adapter.measure.outcomes import Outcome
 from grpo.types import UserError
 from tests.test_outcomes import asked
@@ -172,3 +176,19 @@ def test_another_share_is_one_line(text):
     with pytest.raises(UserError, match="expected a share of the API's right answers, below 1, such as 1% or 0") as caught:
         read_share(text)
     assert len(str(caught.value)) < 200
+
+
+def test_validation_chooses_and_test_reports():
+    """On validation odds of 9 to 1 have to become 3 to 1, and its one harm is surer than its fixes; test has neither."""
+    def at(p: float, api: bool, right: bool) -> Outcome:
+        return replace(outcome(0.0, api, right), mean_logp=math.log(p), confidence=None)
+
+    validation = [at(0.9, False, True), at(0.9, False, True), at(0.9, False, True), at(0.9, True, False)]
+    test = [at(0.9, False, True), at(0.5, False, True)]
+    found = measured(7, validation, test, Cost(60, 3.0), 0.5)
+    assert found.calibration == Calibration(7, pytest.approx(2.0, rel=1e-4), 1.0)
+    assert [o.confidence for o in found.test] == pytest.approx([0.75, 0.5], rel=1e-4)
+    estimate = found.estimates["completion"]
+    assert (estimate.before.ece, estimate.after.ece) == pytest.approx(((0.1 + 0.5) / 2, (0.25 + 0.5) / 2), rel=1e-4)
+    surer = measured(7, [*validation[:3], at(0.8, True, False)], test, Cost(), 0.0).calibration  # now below the fixes
+    assert surer.threshold == pytest.approx(Calibration(7, surer.temperature)(math.log(0.9)), abs=1e-6)

@@ -2,9 +2,10 @@
 
 import json
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from adapter.confidence import (
     FOLDER,
     LONGEST,
     Calibration,
+    Token,
     box_logp,
     box_tokens,
     logit,
@@ -24,9 +26,12 @@ from adapter.confidence import (
     read_calibration,
     threshold_of,
 )
+from adapter.measure.answering import agreement, with_tokens
+from adapter.model import Completion
 from adapter.verdict import box_places
-from grpo.types import UserError
+from grpo.types import Sample, UserError
 from tests.conftest import ROOT
+from tests.test_outcomes import PLAIN, asked
 
 
 def found(pieces: list[bytes]) -> tuple[list[tuple[str, float]], float | None]:
@@ -154,3 +159,32 @@ def test_a_threshold_is_a_number_or_the_one_that_was_chosen():
 def test_the_file_is_what_a_calibration_writes(tmp_path):
     run = calibrated(tmp_path, json.dumps(asdict(Calibration(7, 1.25, 0.990001))))
     assert read_calibration(run, 7) == Calibration(7, 1.25, 0.990001)
+
+
+def completion(text: str) -> Completion:
+    return Completion(text, False, Sample((7, 8), (-1.0, -0.25), "stop"))
+
+
+def test_agreement_counts_final_answers_by_hand():
+    """Of four samples 8 and CORRECT, which is 8, end as the greedy 8 does: (2 + 1/2) / (4 + 1)."""
+    told = [r"\boxed{8}", r"\boxed{CORRECT}", r"\boxed{7}", "no box"]
+    adapter = SimpleNamespace(sample=lambda problems, samples, seed: [[completion(text) for text in told]] * len(problems))
+    rows = [asked(8, "It has 8."), asked(8, "It has 8."), asked(8, "none"), asked(8, "7")]
+    outcomes = PLAIN.judged(rows, [r"\boxed{8}", "no box", r"\boxed{CORRECT}", r"\boxed{CORRECT}"], [False] * 4)
+    shares, cost = agreement(adapter, SimpleNamespace(corrector=PLAIN), outcomes, 4, 1, "samples")
+    assert shares[1] is None
+    # CORRECT of nothing is no answer that could be given again; of 7 it is 7, given by CORRECT and by 7
+    assert [math.exp(shares[n]) for n in (0, 2, 3)] == pytest.approx([0.5, 0.1, 0.5])
+    assert cost.tokens == 4 * 4 * 2
+    assert cost.seconds > 0
+
+
+def test_what_the_log_probs_of_a_completion_say():
+    (outcome,) = PLAIN.judged([asked(8, "7")], [r"\boxed{8}"], [False])
+    pieces = [r"\boxed{", "8", "}", ""]
+    found = with_tokens(outcome, Sample((0, 1, 2, 3), (-0.5, -2.0, -0.25, -0.25), "stop"),
+                        lambda ids: "".join(pieces[i] for i in ids))
+    assert (found.mean_logp, found.box_logp) == (-0.75, -2.25)
+    assert (found.box, found.doubt) == ([Token("8", -2.0), Token("}", -0.25)], Token("8", -2.0))
+    unparsed = with_tokens(replace(outcome, verdict="unparsed"), Sample((0,), (-1.0,), "stop"), lambda ids: "x" * len(ids))
+    assert (unparsed.mean_logp, unparsed.box_logp, unparsed.doubt) == (None, None, Token("x", -1.0))

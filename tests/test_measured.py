@@ -149,8 +149,8 @@ def test_what_is_said_of_confidence():
     assert cells["more tokens a question"] == ["0.0", "0.0", "80.0"]
     assert "note: of the temperature of all tokens: it is not fitted: all 4 answers are right on validation" in lines
     whole = " ".join(lines)
-    assert "harm below 1 %: threshold 0, which lets everything through (--threshold auto), chosen on validation: 2 fixes, " \
-           "0 harms of 2 right answers (0.0 % [0.0, 65.8]), net lift +50.0 [0.0, 100.0] points on test: 2 fixes," in whole
+    assert "harm below 1 %: threshold 0, which lets everything through (--threshold auto), chosen on validation: fixes 2, " \
+           "harms 0 of 2 right answers (0.0 % [0.0, 65.8]), net lift +50.0 [0.0, 100.0] points on test: fixes 2," in whole
     assert "note: validation has 2 right answers of the API: no harm to any of them leaves a harm rate of up" in whole
     assert [line.split()[:4] for line in lines if line[:3] in ("0.8", "0  ", "1  ")] == [  # rounded down
         ["0", "4", "2", "0"], ["0.8", "4", "2", "0"], ["0.899999", "2", "0", "0"], ["1", "0", "0", "0"]]

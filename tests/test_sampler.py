@@ -89,15 +89,17 @@ def test_samples_depend_on_policy_prompt_and_seed_alone(loop):
 
 def test_greedy_log_probs_are_the_policys_own(loop):
     """At temperature 1, and not the zeros of a choice that is certain: a confidence is made of them."""
+    kept = {name: t.clone() for name, t in loop.policy.lora().items()}
     randomize(loop.policy, 0.05, seed=4)
     loop.sampler.swap_lora(loop.policy.lora())
     samples = loop.sampler.greedy(loop.prompts[:8])
-    assert min(min(sample.logp) for sample in samples) < -0.01
     for prompt, sample in zip(loop.prompts[:8], samples, strict=True):
         with torch.no_grad():
             (logp,) = padded_logps(loop.policy, Group(prompt, (Completion(sample, "", Score(0.0)),)))
-        gaps = (logp - torch.tensor(sample.logp)).abs()
-        assert gaps.quantile(0.9) <= LARGEST
+        assert (logp - torch.tensor(sample.logp)).abs().quantile(0.9) <= LARGEST
+    assert min(logp for sample in samples for logp in sample.logp) < -0.5  # it guesses what a symbol stands for
+    loop.policy.load_tensors(kept)
+    loop.sampler.swap_lora(kept)
 
 
 def test_completions_are_handed_over_as_they_end(loop):
@@ -185,9 +187,8 @@ def test_the_cache_is_reset_or_the_run_stops(loop, monkeypatch):
         loop.sampler.swap_lora(loop.policy.lora())
 
 
-def test_four_files_touch_vllm():
-    """Two for training, in this process; two for serving, on either side of the engine's process."""
+def test_two_files_touch_vllm():
     root = Path(grpo.sampler.__file__).parents[1]
     files = [f for package in ("grpo", "adapter", "symbols") for f in sorted((root / package).rglob("*.py"))]
     assert [f.name for f in files if "import vllm" in f.read_text() or "from vllm" in f.read_text()] == [
-        "sampler.py", "engine.py", "engine.py", "worker.py"]
+        "sampler.py", "engine.py"]

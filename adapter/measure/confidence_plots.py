@@ -59,7 +59,7 @@ def risk_coverage_plot(path: Path, risks: Sequence[float], api: float, name: str
         if api <= top:
             axes.axhline(100 * api, color=GREY, linewidth=2, linestyle=(0, (4, 3)))
             labels.append(Label(f"{cut(name, 16)},\n{100 * api:.1f} % of all", api / top, GREY, bold=False))
-        if kept is not None:
+        if kept is not None and 0 < kept < 1:
             axes.axvline(100 * kept, color=GREY, linewidth=1.5, linestyle=(0, (1, 3)))
             side = 1 if kept < 0.5 else -1
             axes.annotate("threshold", xy=(100 * kept, 98 * top), xytext=(6 * side, 0), textcoords="offset points",

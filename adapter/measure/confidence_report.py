@@ -162,7 +162,7 @@ def _too_few(found: Confidence) -> str:
 def _made(gate: Gate) -> str:
     rate = gate.made.harm_rate
     within = "" if rate.low is None else f" [{100 * rate.low:.1f}, {100 * rate.high:.1f}]"
-    return (f"{gate.made.fixes} fixes, {gate.made.harms} harms of {rate.of} right answers ({percent(rate.value)}{within}), "
+    return (f"fixes {gate.made.fixes}, harms {gate.made.harms} of {rate.of} right answers ({percent(rate.value)}{within}), "
             f"net lift {lift(gate.made.net_lift)} points")
 
 
