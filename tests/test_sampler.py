@@ -187,8 +187,9 @@ def test_the_cache_is_reset_or_the_run_stops(loop, monkeypatch):
         loop.sampler.swap_lora(loop.policy.lora())
 
 
-def test_two_files_touch_vllm():
+def test_four_files_touch_vllm():
+    """Two for training, in this process; two for serving, on either side of the engine's process."""
     root = Path(grpo.sampler.__file__).parents[1]
     files = [f for package in ("grpo", "adapter", "symbols") for f in sorted((root / package).rglob("*.py"))]
     assert [f.name for f in files if "import vllm" in f.read_text() or "from vllm" in f.read_text()] == [
-        "sampler.py", "engine.py"]
+        "sampler.py", "engine.py", "engine.py", "worker.py"]
