@@ -138,7 +138,7 @@ def _change(estimate: Estimate, name: str) -> str:
 
 
 def _gate_table(gates: Sequence[Gate]) -> list[str]:
-    return ["the API's answer stands below a threshold; on test",
+    return ["on test: the API's answer stands below a threshold, above 0 also where the adapter has none",
             f"{'threshold':<14}{'overrides':>10}{'fixes':>8}{'harms':>8}{'harm rate':>22}{'net lift, points':>{CELL}}",
             *(f"{gate.threshold:<14.6g}{gate.overrides:>10}{gate.made.fixes:>8}{gate.made.harms:>8}"
               f"{counts(gate.made.harm_rate):>22}{lift(gate.made.net_lift):>{CELL}}" for gate in gates)]
