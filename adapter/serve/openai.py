@@ -6,7 +6,19 @@ corrected answer has finish_reason stop: nothing of it was cut off.
 
 from typing import Any
 
-from adapter.serve.protocol import Asked, Said, Unreadable, as_event, as_json, count, events, json_object, one_text, refuse
+from adapter.serve.protocol import (
+    Asked,
+    Said,
+    Unreadable,
+    as_event,
+    as_json,
+    asked,
+    count,
+    events,
+    json_object,
+    one_text,
+    refuse,
+)
 
 MORE = {"tools": "tools", "functions": "tools", "web_search_options": "tools", "audio": "audio", "logprobs": "log-probs",
         "prediction": "a prediction"}
@@ -23,16 +35,7 @@ class OpenAI:
 
     def read(self, body: bytes, system: str | None) -> Asked:
         """See Spoken."""
-        try:
-            request = json_object(body, "no JSON object")
-        except Unreadable as error:
-            return Asked(None, str(error))
-        model = request.get("model") if isinstance(request.get("model"), str) else ""
-        stream = request.get("stream") is True
-        try:
-            return Asked(_question(request, system), "", model, stream)
-        except Unreadable as error:
-            return Asked(None, str(error), model, stream)
+        return asked(body, lambda request: _question(request, system))
 
     def plain(self, answer: bytes) -> Said:
         """See Spoken."""

@@ -1,7 +1,7 @@
 """What the gateway needs of a protocol, Anthropic's or OpenAI's: one file each knows how it is spoken."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -55,6 +55,20 @@ class Spoken(Protocol):
 
     def error(self, status: int, message: str) -> bytes:
         """An error's body, as the protocol words it."""
+
+
+def asked(body: bytes, question: Callable[[dict[str, Any]], str]) -> Asked:
+    """What a request asks. question: the turn of plain text in it; raises Unreadable where there is none."""
+    try:
+        request = json_object(body, "no JSON object")
+    except Unreadable as error:
+        return Asked(None, str(error))
+    model, stream = request.get("model"), request.get("stream") is True
+    model = model if isinstance(model, str) else ""
+    try:
+        return Asked(question(request), "", model, stream)
+    except Unreadable as error:
+        return Asked(None, str(error), model, stream)
 
 
 def json_object(raw: bytes | str, fault: str) -> dict[str, Any]:

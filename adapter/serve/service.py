@@ -65,10 +65,9 @@ class Service:
             ringing.set_function(lambda name=name: self._drift.rings[name])
             now = Gauge(f"corrector_drift_{name}", "Of the last exchanges; NaN until there are enough.", registry=registry)
             now.set_function(lambda name=name: self._drift.values().get(name, (float("nan"),))[0])
-        for judged in ("fix", "harm"):
-            Gauge(f"corrector_{judged}es" if judged == "fix" else f"corrector_{judged}s", "Of the API's answers, where the "
-                  "truth is known.", registry=registry).set_function(
-                      lambda judged=judged: self._recent.totals.judged.get(judged, 0))
+        for name, judged in (("fixes", "fix"), ("harms", "harm")):
+            Gauge(f"corrector_{name}", "Of the API's answers, where the truth is known.", registry=registry).set_function(
+                lambda judged=judged: self._recent.totals.judged.get(judged, 0))
         if self._capture is not None:
             for name in ("written", "lost", "failed", "dropped"):
                 Gauge(f"corrector_captured_{name}", "Exchanges.", registry=registry).set_function(
