@@ -38,7 +38,7 @@ FAULTS = ("500", "529", "closed", "half a JSON", "cut short", "tool_use")
 
 def speed(work: Workload, adapter: TrainedAdapter, run: Path, parts: list[str], gpu: bool) -> dict:
     """Latency and throughput."""
-    found, counts = {}, {1: 100, 32: 640, 256: 2560} if gpu else {1: 100, 32: 640}
+    found, counts = {}, {1: 16, 32: 192, 256: 1024} if gpu else {1: 100, 32: 640}
     with vllm_server(adapter, run, gpu) as server:
         run_all = lambda ask, callers: asyncio.run(timed(ask, counts[callers], callers))  # noqa: E731
         _, _, answers = asyncio.run(timed(work.of_api(server), len(work.rows), 16))
@@ -56,6 +56,7 @@ def speed(work: Workload, adapter: TrainedAdapter, run: Path, parts: list[str], 
                 row = {"api_p50_ms": api, "vllms_adapter_p50_ms": own, "gateway_p50_ms": both}
                 row = {name: round(1000 * statistics.median(values), 2) for name, values in row.items()}
                 added = row["gateway_p50_ms"] - row["api_p50_ms"]
+                row["gateway_p99_ms"] = round(1000 * statistics.quantiles(both, n=100, method="inclusive")[-1], 2)
                 row["added_over_adapter"] = round(added / row["vllms_adapter_p50_ms"], 3)
                 row |= {name: round(counts[callers] / seconds, 1) for name, seconds in (
                     ("vllms_adapter_per_s", own_s), ("gateway_per_s", both_s), ("two_calls_per_s", api_s + own_s))}

@@ -120,6 +120,19 @@ def test_the_plurals_are_divided_and_each_is_its_own_plural():
     assert {score.result().reward for score in right} == {1.0}
 
 
+def test_regular_plurals_follow_the_rule_of_their_kind():
+    """English's: a consonant and y becomes ies; s, x, ch and sh take es; all others take s."""
+    of = Counter()
+    for row in lines(ROOT / "examples" / "plurals" / "plurals.jsonl"):
+        word, kind = row["question"], row["kind"]
+        rule = "ies" if word[-1] == "y" and word[-2] not in "aeiou" else "es" if word.endswith(("s", "x", "ch", "sh")) else "s"
+        if kind != "irregular":
+            assert row["answer"] == (word[:-1] + rule if rule == "ies" else word + rule)
+            assert kind == {"s": "regular"}.get(rule, rule)
+        of[kind] += 1
+    assert of == {"regular": 157, "ies": 51, "es": 47, "irregular": 32}
+
+
 def test_trivial_policies_by_hand():
     always_correct, always = task().trivial
     assert (always_correct.label, always_correct.accuracy) == ("always CORRECT", task().references["api"].accuracy)
