@@ -58,7 +58,7 @@ class Chat:
         Raises UserError where one of them is no token id, a file is damaged, or there are none.
         """
         config = self._config
-        told = [self.tokenizer.eos_token_id, self._turn_end(), self._generation_config().get("eos_token_id"),
+        told = [self.tokenizer.eos_token_id, self.turn_end(), self._generation_config().get("eos_token_id"),
                 *(getattr(part, "eos_token_id", None) for part in (config, config.get_text_config()))]
         ids = [i for one in told for i in (one if isinstance(one, list) else [one]) if i is not None]
         if wrong := [i for i in ids if type(i) is not int]:
@@ -74,7 +74,7 @@ class Chat:
         """A line that says which they are."""
         return "stop tokens: " + ", ".join(f"{brief(self.tokenizer.convert_ids_to_tokens(i))} ({i})" for i in self.stop_ids)
 
-    def _turn_end(self) -> int | None:
+    def turn_end(self) -> int | None:
         """The first added token (<|im_end|> and its like) that the chat template puts behind an answer of the assistant."""
         try:
             text = self._rendered([{"role": "user", "content": "a question"}, {"role": "assistant", "content": ANSWER}],
