@@ -27,6 +27,7 @@ from adapter.questions import Row
 from adapter.rows import Splits, same
 from adapter.settings import PromptSettings, make_prompt
 from adapter.task import CorrectorTask
+from adapter.verifiers.base import Found
 from adapter.verifiers.own import Own
 from adapter.verifiers.pool import ROOT
 from grpo.run.files import brief
@@ -52,13 +53,13 @@ class GymVerifier(Own):
             raise ValueError("it is no row of a gym set; draw it with adapter.gym.rows")
 
 
-def gym_verifier(seconds: float = 10.0, processes: int | None = None) -> GymVerifier:
+def gym_verifier(seconds: float = 10.0, processes: int | None = None, found: Found = "text") -> GymVerifier:
     """The verifier of every set. Raises UserError where the package is not installed.
 
     seconds: of a call. The first one of a process draws the set anew, and some sets search for solutions.
     """
     _check_installed()
-    return GymVerifier("reasoning-gym", _WORKER, "score", seconds, processes, FORM)
+    return GymVerifier("reasoning-gym", _WORKER, "score", seconds, processes, FORM, found)
 
 
 @cache
@@ -96,6 +97,8 @@ class GymSettings(ApiSettings):
     seconds: float = Field(5.0, gt=0, le=3600, description="the time limit of a verifier's call")
     processes: int | None = Field(None, ge=1, le=1024, examples=[8], description="how many verifiers run at once; as "
                                   "many as there are CPU cores where it is not set")
+    found: Found = Field("text", description="what is looked for in an API's text that has no box: the whole text, or its "
+                                             "last number, for sets whose answers are numbers")
     prompt: PromptSettings = Field(PromptSettings(), description="what the adapter is told")
     api_prompt: str = Field("{question}\n\nEnd with the answer alone in \\boxed{}.",
                             description="what a real API is asked; {question} stands for the question")
@@ -121,7 +124,7 @@ class GymTask(CorrectorTask):
     @staticmethod
     def make_corrector(settings: GymSettings) -> Corrector:
         """See CorrectorTask. Raises UserError where the package is not installed."""
-        verifier = gym_verifier(settings.seconds, settings.processes)
+        verifier = gym_verifier(settings.seconds, settings.processes, settings.found)
         return Corrector(make_prompt(settings.prompt, verifier), verifier)
 
     @staticmethod

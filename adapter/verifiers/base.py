@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from adapter.questions import Row
 from adapter.verdict import boxes_in
 from grpo.run.files import brief
+
+Found = Literal["text", "number"]  # what an API's text without a box is searched for
 
 
 class Verifier(Protocol):

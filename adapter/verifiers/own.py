@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapter.questions import Row
-from adapter.verifiers.base import last_box
+from adapter.verifiers.base import Found, last_box
+from adapter.verifiers.number import find_number
 from adapter.verifiers.pool import Call, Pool, shared_pool
 from grpo.run.files import at_home, brief
 from grpo.types import UserError
@@ -29,11 +30,14 @@ class Own:
     seconds: float = 5.0  # the time limit of a call
     processes: int | None = None  # how many run at once; None: as many as there are CPU cores
     form: str = "the answer"
+    found: Found = "text"  # what an API's text without a box is searched for
 
     def extract(self, text: str, row: Row | None = None) -> str | None:
-        """The last box, else the whole text."""
-        box = last_box(text)
-        return self.normal(text if box is None else box)
+        """The last box, else the whole text, or its last number."""
+        found = last_box(text)
+        if found is None:
+            found = text if self.found == "text" else find_number(text)
+        return None if found is None else self.normal(found)
 
     def normal(self, answer: str) -> str | None:
         """Without spaces around it; None where nothing is left, or it is longer than LONGEST."""
@@ -59,7 +63,8 @@ class Own:
         return shared_pool(self.target, self.file, self.function, self.processes)
 
 
-def own_verifier(target: str, named: bool, seconds: float, processes: int | None, form: str | None) -> Own:
+def own_verifier(target: str, named: bool, seconds: float, processes: int | None, form: str | None,
+                 found: Found = "text") -> Own:
     """The verifier of PATH.py:FUNCTION. Imports the file once, in a process that is thrown away.
 
     named: see adapter.verifiers.settings. Raises UserError.
@@ -75,6 +80,6 @@ def own_verifier(target: str, named: bool, seconds: float, processes: int | None
         raise UserError(f"{where}: there is no such file; expected path/to/file.py:function")
     if not named and not file.is_relative_to(Path.cwd()):
         raise UserError(f"{where}: a config may name files below the current directory only; copy it there")
-    verifier = Own(where, file, function, seconds, processes, form or "the answer")
+    verifier = Own(where, file, function, seconds, processes, form or "the answer", found)
     _ = verifier.pool
     return verifier

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from adapter.verdict import AGREE
-from adapter.verifiers.base import Verifier
+from adapter.verifiers.base import Found, Verifier
 from adapter.verifiers.choice import MOST, Choice
 from adapter.verifiers.date import Date
 from adapter.verifiers.json import Json
@@ -15,7 +15,7 @@ from grpo.run.schema import Section
 
 KINDS = {"number": Number, "text": Text, "choice": Choice, "date": Date, "json": Json}
 OPTIONS = {"number": {"tolerance", "relative"}, "text": set(), "choice": {"choices", "field"}, "date": set(), "json": set()}
-OWN = {"seconds", "processes"}  # the options of a user's own function
+OWN = {"seconds", "processes", "found"}  # the options of a user's own function
 NAMES = f"one of {', '.join(KINDS)}, or a function of your own as path/to/file.py:function"
 
 
@@ -34,6 +34,8 @@ class VerifierSettings(Section):
     seconds: float = Field(5.0, gt=0, le=3600, description="own function: the time limit of a call")
     processes: int | None = Field(None, ge=1, le=1024, description="own function: how many run at once; as many as there "
                                   "are CPU cores where it is not set", examples=[8])
+    found: Found = Field("text", description="own function: what is looked for in an API's text that has no box: the whole "
+                                             "text, or its last number")
 
     @model_validator(mode="before")
     @classmethod
@@ -73,7 +75,8 @@ def make_verifier(settings: VerifierSettings, named: bool = True) -> Verifier:
             return KINDS[settings.name](**form)
     from adapter.verifiers.own import own_verifier  # no other verifier starts processes
 
-    return own_verifier(settings.name, named, settings.seconds, settings.processes, settings.form)
+    return own_verifier(settings.name, named, settings.seconds, settings.processes, settings.form,
+                        settings.found)
 
 
 def _check_choices(choices: list[str], field: str | None) -> None:

@@ -24,9 +24,9 @@ from grpo.update import Updater
 
 CONTRAST = 10  # times the noise: how far another LoRA must move the log-probs
 QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ
-FIRST = 0.06  # the loudness that is tried first; then twice as loud, until it is heard
+FIRST, TRIES = 0.06, 8  # the loudness that is tried first; then twice as loud until it is heard, and between where chaos is
 MARGIN = 1 / 3  # of what another LoRA would show: what the engines may differ by
-NOISIEST = {torch.float32: 0.005, torch.bfloat16: 0.15}  # nats, at most; seen on an H100: 0.002 and 0.06
+NOISIEST = {torch.float32: 0.005, torch.bfloat16: 0.15}  # nats, at most, at temperature 1; seen on an H100: 0.002, 0.06
 TEMPERED = 0.01  # nats; above, half and twice the temperature are tried
 MODULE_MARGIN = 0.2  # of what a module's LoRA adds to its output; rounding in bfloat16 explains 0.01
 ROWS, COMPLETIONS, TOKENS = 16, 4, 16  # that a module is fed; that a prompt gets, and how long they are
@@ -60,20 +60,26 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
         nothing = {name: torch.zeros_like(t) for name, t in kept.items()}
         _serve(policy, sampler, nothing)
         groups = _sample(sampler, prompts, seed)
-        noise, loudness = check_base(updater, groups), FIRST
-        while True:
+        noise, loudness, quiet, loud = check_base(updater, groups), FIRST, 0.0, None
+        for _ in range(TRIES):
             first = random_lora(policy, loudness, seed + 1)
             gap, stale = _served(updater, sampler, prompts, first, nothing, seed + 1000)
-            if stale >= max(QUIETEST, CONTRAST * noise) or loudness == 1:
+            if stale < max(QUIETEST, CONTRAST * noise):
+                quiet = loudness
+            elif gap >= noisiest(updater):  # chaos, or a fault, which a quieter LoRA shows too
+                loud = loudness
+            else:
                 break
-            loudness = min(1.0, 2 * loudness)
+            if quiet == 1:
+                break
+            loudness = min(1.0, 2 * quiet) if loud is None else (quiet or loud / 4) ** 0.5 * loud**0.5
         second = random_lora(policy, loudness, seed + 2)
         turns = [(gap, stale), _served(updater, sampler, prompts, second, first, seed + 2000)]
     finally:
         policy.load_tensors(kept)
     sampler.swap_lora(policy.lora())  # not where it failed: what was found is to be told, and no error of this
     for gap, stale in turns:
-        if not gap < min(MARGIN * stale, NOISIEST[policy.dtype]):
+        if not gap < min(MARGIN * stale, noisiest(updater)):
             raise SyncError(f"vLLM does not serve the policy's LoRA: its log-probs differ from the trainer's by {gap:.3g} "
                             f"on average; without a LoRA they do by {noise:.3g}, and another LoRA's would by {stale:.3g}")
     updater.noise = noise
@@ -87,10 +93,11 @@ def check_base(updater: Updater, groups: Sequence[Group]) -> float:
 
     Raises SyncError where it is more than rounding explains, or where the trainer is nearer at another temperature.
     """
-    noise, most = _gap(groups, updater.logps(groups)), NOISIEST[updater.policy.dtype]
+    noise, most = _gap(groups, updater.logps(groups)), noisiest(updater)
     if not noise <= most:
         raise SyncError("vLLM does not sample from the base as the trainer has it: without a LoRA its log-probs differ from "
-                        f"the trainer's by {noise:.3g} nats on average; rounding explains {most} in {updater.policy.dtype}")
+                        f"the trainer's by {noise:.3g} nats on average; rounding explains {most:.3g} in "
+                        f"{updater.policy.dtype}")
     config = updater.config
     try:
         for factor in (0.5, 2.0) if noise > TEMPERED else ():
@@ -103,6 +110,11 @@ def check_base(updater: Updater, groups: Sequence[Group]) -> float:
     finally:
         updater.config = config
     return noise
+
+
+def noisiest(updater: Updater) -> float:
+    """What rounding explains, in nats a token: logits are divided by the temperature, and their rounding with them."""
+    return NOISIEST[updater.policy.dtype] / updater.config.rollout.temperature
 
 
 def check_served(policy: Policy, sampler: Sampler) -> None:

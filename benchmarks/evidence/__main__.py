@@ -1,0 +1,143 @@
+"""Trains correctors behind a served model, and gathers what became of them: docs/evidence.md.
+
+    python -m examples.smollm2
+    python -m vllm.entrypoints.openai.api_server --model models/smollm2 --served-model-name api --port 8100 \\
+        --max-model-len 2048 --gpu-memory-utilization 0.1
+    python -m benchmarks.evidence lint                       every set of benchmarks/evidence/*.yaml, before any training
+    python -m benchmarks.evidence train gcd aiw --gpus 2     seeds 1, 2, 3; with seed 1 a control that never sees
+                                                             the API's answer, and supervised fine-tuning
+    python -m benchmarks.evidence gather                     writes benchmarks/results/evidence.json
+
+A run's folder is runs/evidence/SET-SEED, SET-alone, or SET-sft (benchmarks/rivals.py). What is there is not run again. Overrides of a config come last.
+"""
+
+import argparse
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from queue import Queue
+from threading import Lock
+
+import yaml
+
+HERE, RUNS, OUT = Path(__file__).parent, Path("runs/evidence"), Path("benchmarks/results/evidence.json")
+SETS = sorted(path.stem for path in HERE.glob("*.yaml"))
+APART_S = 3.0  # between two starts: each vLLM looks at how much memory of the GPU is free
+ALONE = "Work the answer out, and end with it in \\boxed{}."
+LINT = re.compile(r"(?P<questions>\d+) questions, 8 completions each: (?P<right>[\d.]+)% right; of (?P<once>[\d.]+)%.*?"
+                  r"(?P<agreed>[\d.]+)% agree with the API, (?P<cut>[\d.]+)% cut off, (?P<none>[\d.]+)% without", re.DOTALL)
+
+
+def config_of(name: str, kind: str) -> Path:
+    """The config of a run. Of the control's, nothing shows the API's answer, and no example agrees with it."""
+    if kind != "alone":
+        return HERE / f"{name}.yaml"
+    config = copy.deepcopy(yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8")))
+    prompt = config["task"]["prompt"]
+    prompt |= {"instructions": ALONE, "template": "{question}"}
+    for shot in prompt["examples"]:
+        answer = shot.pop("api_answer")
+        shot["completion"] = shot["completion"].replace("CORRECT", answer)
+    path = RUNS / f"{name}-alone.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(yaml.safe_dump(config, allow_unicode=True, width=10_000), encoding="utf-8")
+    return path
+
+
+def command(module: list[str], log: Path, gpu: int | None, seconds: float) -> int:
+    """Run a command; its output goes to a file. 124 where it took too long."""
+    env = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as out:
+        try:
+            return subprocess.run([sys.executable, *module], stdout=out, stderr=out, env=env, timeout=max(1, seconds),
+                                  check=False).returncode
+        except subprocess.TimeoutExpired:
+            return 124
+
+
+def linted(name: str, gpu: int | None, overrides: list[str], seconds: float) -> dict:
+    """What adapter.lint says of a set, as numbers."""
+    log = RUNS / f"{name}-lint.log"
+    log.unlink(missing_ok=True)
+    status = command(["-m", "adapter.lint", str(config_of(name, "lint")), *overrides], log, gpu, seconds)
+    text = log.read_text(encoding="utf-8")
+    found = LINT.search(text)
+    mixed = re.search(r"GRPO can start: (\d+)%", text)
+    return {"set": name, "status": status, "mixed": int(mixed[1]) if mixed else None,
+            **({key: float(value) for key, value in found.groupdict().items()} if found else {"last": text[-300:]})}
+
+
+def trained(name: str, kind: str, gpu: int | None, overrides: list[str], until: float) -> str:
+    """Train and evaluate a run, unless it is there."""
+    run, left = RUNS / f"{name}-{kind}", lambda: until - time.monotonic()
+    log, start = RUNS / f"{name}-{kind}.log", time.monotonic()
+    if (run / "evaluate" / "report.json").is_file():
+        return f"{run}: there"
+    if left() < 60:
+        return f"{run}: no time"
+    seed = kind if kind.isdigit() else "1"
+    program = ["-m", "benchmarks.rivals", "sft", "--out", str(run)] if kind == "sft" else ["train.py", f"run.dir={run}"]
+    config = [str(config_of(name, kind)), f"run.seed={seed}", f"task.api_answers=data/evidence/{name}-{seed}.jsonl"]
+    status = command([*program, *config, *overrides], log, gpu, left())
+    middle = time.monotonic()
+    evaluated = command(["-m", "adapter.evaluate", str(run), "--harm-below", "2%", "--compare-base"], log, gpu,
+                        left()) if status == 0 else None
+    return f"{run}: train {status} in {middle - start:.0f} s, evaluate {evaluated} in {time.monotonic() - middle:.0f} s"
+
+
+def gathered() -> dict:
+    """Each finished run's report, without what is of single questions."""
+    found = {}
+    for path in sorted(RUNS.glob("*/evaluate/report.json")):
+        found[path.parent.parent.name] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def spread(jobs: list, work, gpus: int, at_once: int) -> None:
+    """Do the jobs, so many at once, each on the GPU with a free place."""
+    places, starting = Queue(), Lock()
+    for place in range(at_once):
+        places.put(place % gpus if gpus else None)
+
+    def one(job: tuple) -> None:
+        gpu = places.get()
+        with starting:
+            time.sleep(APART_S if gpus else 0)
+        print(work(*job, gpu), flush=True)
+        places.put(gpu)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        list(pool.map(one, jobs))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("part", choices=["lint", "train", "gather"])
+    parser.add_argument("names", nargs="*", help="sets (default: all), then overrides such as run.steps=100")
+    parser.add_argument("--gpus", type=int, default=1, help="how many to spread over; 0: on CPU")
+    parser.add_argument("--at-once", type=int, default=4, help="runs that share the GPUs")
+    parser.add_argument("--kinds", default="1,sft,alone,2,3", help="seeds, supervised fine-tuning, and the control")
+    parser.add_argument("--seconds", type=float, default=1e9, help="no run goes on after these")
+    options = parser.parse_intermixed_args()
+    overrides = [name for name in options.names if "=" in name]
+    names, until = [name for name in options.names if "=" not in name] or SETS, time.monotonic() + options.seconds
+    if options.part == "lint":
+        spread([(name,) for name in names], lambda name, gpu: json.dumps(linted(
+            name, gpu, overrides, until - time.monotonic())), options.gpus, options.at_once)
+    elif options.part == "train":
+        spread([(name, kind) for kind in options.kinds.split(",") for name in names], lambda name, kind, gpu: trained(
+            name, kind, gpu, overrides, until), options.gpus, options.at_once)
+    else:
+        OUT.write_text(json.dumps(gathered(), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
