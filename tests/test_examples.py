@@ -125,7 +125,8 @@ def test_regular_plurals_follow_the_rule_of_their_kind():
     of = Counter()
     for row in lines(ROOT / "examples" / "plurals" / "plurals.jsonl"):
         word, kind = row["question"], row["kind"]
-        rule = "ies" if word[-1] == "y" and word[-2] not in "aeiou" else "es" if word.endswith(("s", "x", "ch", "sh")) else "s"
+        rule = "es" if word.endswith(("s", "x", "ch", "sh")) else "s"
+        rule = "ies" if word[-1] == "y" and word[-2] not in "aeiou" else rule
         if kind != "irregular":
             assert row["answer"] == (word[:-1] + rule if rule == "ies" else word + rule)
             assert kind == {"s": "regular"}.get(rule, rule)

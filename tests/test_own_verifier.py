@@ -46,6 +46,15 @@ def test_a_function_scores(file):
     assert verifier.extract(r"It is \boxed{CO2}") == "CO2"
 
 
+def test_an_apis_text_without_a_box_is_searched_as_the_config_says(file):
+    said = {"6 + 7 = 13.": "13", "1,200 kg": "1200", r"It is \boxed{CO2}, 3 of it": "CO2", "none": None}
+    number = make_verifier(VerifierSettings(name=f"{file}:same", found="number"))
+    assert [number.extract(text) for text in said] == list(said.values())
+    assert own(file, "same").extract(" 6 + 7 = 13. ") == "6 + 7 = 13."
+    with pytest.raises(ValueError, match="number does not use found"):
+        VerifierSettings(name="number", found="number")
+
+
 def test_what_runs_at_once_comes_back_in_its_place(file):
     calls = [submit(own(file, "same"), row(), answer) for answer in ("H2O", "CO2", "H2O") * 20]
     assert [call.result().score for call in calls] == [1.0, 0.0, 1.0] * 20

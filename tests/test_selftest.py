@@ -9,7 +9,7 @@ import torch
 
 import grpo.guards.selftest
 from grpo.guards.parity import SyncError, bound, check_parity, parity_metrics
-from grpo.guards.selftest import MARGIN, NOISIEST, check_modules, check_served, random_lora
+from grpo.guards.selftest import FIRST, MARGIN, NOISIEST, QUIETEST, check_modules, check_served, noisiest, random_lora
 from grpo.types import Group, Problem, Prompt, TokenLog
 from tests import swap_faults
 from tests.conftest import group_of, tiny_config
@@ -98,6 +98,26 @@ def test_a_gap_near_what_another_lora_would_show_stops_it(loop, monkeypatch):
     with pytest.raises(SyncError, match="does not serve the policy's LoRA"):
         loop.check()
     loop.sampler.swap_lora(loop.policy.lora())
+
+
+def test_where_a_base_is_chaotic_a_quieter_lora_is_tried_and_a_fault_is_not_excused(loop, monkeypatch):
+    """The engines differ by more than rounding may under a LoRA that is 20 times as loud as it need be."""
+    too_much = 2 * NOISIEST[loop.policy.dtype]
+    for quieter, passes in ((0.001, True), (0.1, False)):
+        turns = iter([(too_much, 20 * QUIETEST), (quieter, 2 * QUIETEST), (0.001, 2 * QUIETEST)])
+        monkeypatch.setattr(grpo.guards.selftest, "_served", lambda *_, turns=turns: next(turns))
+        if passes:
+            assert loop.check().loudness == FIRST / 2
+        else:
+            with pytest.raises(SyncError, match=f"by {quieter:.3g} on average"):
+                loop.check()
+        loop.sampler.swap_lora(loop.policy.lora())
+
+
+def test_rounding_is_divided_by_the_temperature_as_logits_are(loop):
+    rollout = loop.updater.config.rollout.model_copy(update={"temperature": 0.5})
+    updater = SimpleNamespace(policy=loop.policy, config=loop.updater.config.model_copy(update={"rollout": rollout}))
+    assert noisiest(updater) == 2 * NOISIEST[loop.policy.dtype]
 
 
 def test_what_is_no_number_is_no_agreement(loop, monkeypatch):

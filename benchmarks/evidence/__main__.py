@@ -8,7 +8,8 @@
                                                              the API's answer, and supervised fine-tuning
     python -m benchmarks.evidence gather                     writes benchmarks/results/evidence.json
 
-A run's folder is runs/evidence/SET-SEED, SET-alone, or SET-sft (benchmarks/rivals.py). What is there is not run again. Overrides of a config come last.
+A run's folder is runs/evidence/SET-SEED, SET-alone, or SET-sft (benchmarks/rivals.py). What is there is not run again.
+Overrides of a config come last.
 """
 
 import argparse
@@ -83,9 +84,13 @@ def trained(name: str, kind: str, gpu: int | None, overrides: list[str], until: 
     if left() < 60:
         return f"{run}: no time"
     seed = kind if kind.isdigit() else "1"
-    program = ["-m", "benchmarks.rivals", "sft", "--out", str(run)] if kind == "sft" else ["train.py", f"run.dir={run}"]
     config = [str(config_of(name, kind)), f"run.seed={seed}", f"task.api_answers=data/evidence/{name}-{seed}.jsonl"]
-    status = command([*program, *config, *overrides], log, gpu, left())
+    if kind == "sft":
+        program = ["-m", "benchmarks.rivals", "sft", *config, "--out", str(run)]
+        own = [one for one in overrides if one.partition("=")[0] not in ("run.steps", "optim.lr")]  # it has its own
+    else:
+        program, own = ["train.py", *config, f"run.dir={run}"], overrides
+    status = command([*program, *own], log, gpu, left())
     middle = time.monotonic()
     evaluated = command(["-m", "adapter.evaluate", str(run), "--harm-below", "2%", "--compare-base"], log, gpu,
                         left()) if status == 0 else None
