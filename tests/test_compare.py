@@ -32,7 +32,7 @@ def varied(tmp_path_factory):
     folder = tmp_path_factory.mktemp("varied") / "run"
     done = train_here(*TOY, "algorithm=dapo", "algorithm.epochs=2", "algorithm.beta=0.02", "algorithm.kl=unbiased",
                       "algorithm.correction=masked", f"run.dir={folder}", "run.steps=3", "eval.every=9", "optim.warmup=0",
-                      "checkpoint.every=1", "checkpoint.keep=3")
+                      "checkpoint.every=1", "checkpoint.keep=3", "rollout.group_size=16")
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 
@@ -91,7 +91,7 @@ def test_the_policy_is_the_one_that_sampled(varied):
     """The checkpoint before the step gives every token the log-prob that the run's trainer gave it."""
     logp = sampled_logps(read_batch(varied / "rollouts" / "step-00003.jsonl.gz", None))
     for at, line in enumerate(lines(varied / "rollouts" / "step-00003.jsonl.gz")):
-        assert logp[divmod(at, 32)] == pytest.approx(line["logp_trainer"], abs=1e-4)
+        assert logp[divmod(at, 16)] == pytest.approx(line["logp_trainer"], abs=1e-4)
 
 
 def test_another_lora_than_the_one_that_sampled_is_noticed(varied, tmp_path, capsys):

@@ -24,7 +24,8 @@ from grpo.run.streams import Lasting
 from grpo.trainer import Trainer
 from grpo.types import Completion, NonFiniteError, Sample, Score, UserError
 from grpo.update import Updater
-from tests.conftest import ROOT, TOY, group_of, lines, randomize, run_train, sampled_by, tiny_config, tiny_policy, train_here
+from tests.conftest import ROOT, TOY, group_of, lines, randomize, sampled_by, tiny_config, tiny_policy, train_here
+from tests.forked import run_forked
 
 SMALL = (*TOY, "run.steps=6", "rollout.prompts_per_step=4", "rollout.group_size=8", "rollout.max_new_tokens=24",
          "task.test=8", "task.validation=8", "eval.every=100", "checkpoint.every=100")
@@ -42,7 +43,7 @@ def saved(folder: Path) -> list[int]:
     ("nan", "stopped: step 4: the task scored ", False), ("raise", "KeyError: 'a field that the answer lacks'", True)])
 def test_a_verifier_that_trips_costs_its_own_step(tmp_path, trips, says, traceback):
     target = "task.target=tests.tasks.late_task:LateTask"
-    done = run_train(*SMALL, f"run.dir={tmp_path}/run", target, f"task.trips={trips}")
+    done = run_forked(tmp_path, "train", *SMALL, f"run.dir={tmp_path}/run", target, f"task.trips={trips}")
     assert done.returncode == 1
     assert says in done.stderr.strip().splitlines()[-1]
     assert ("Traceback" in done.stderr) == traceback

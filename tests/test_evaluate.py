@@ -26,7 +26,7 @@ from grpo.types import UserError
 from symbols.expression import GREEK
 from symbols.failures import FAILURES
 from symbols.report import policies
-from tests.conftest import LONG, ROOT
+from tests.forked import run_forked
 from tests.symbol_rows import row
 from tests.test_outcomes import judge
 
@@ -190,8 +190,7 @@ def test_a_run_from_the_outside(toy, tmp_path):
     place = copied(toy, tmp_path / "run")
     (place / "evaluate").mkdir()
     (place / "evaluate" / "report.txt").write_text("an earlier one\n")
-    done = subprocess.run([sys.executable, "-m", "adapter.evaluate", str(place), "--compare-base", "--harm-below", "20%",
-                           "--agreement", "3"], cwd=ROOT, capture_output=True, text=True, timeout=LONG, check=False)
+    done = run_forked(tmp_path, "adapter.evaluate", str(place), "--compare-base", "--harm-below", "20%", "--agreement", "3")
     assert done.returncode == 0, done.stderr[-3000:]
     written = place / "evaluate"
     assert {path.name for path in written.iterdir()} == FILES | {"symbols.png"}

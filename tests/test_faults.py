@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save
 
 from grpo import replay
 from grpo.guards import checkpoint
-from tests.conftest import LONG, ROOT, TOY, lines, run_train, train_here
+from tests.conftest import LONG, ROOT, TOY, lines, train_here
+from tests.forked import Forked, run_forked
 
 KILLS, SEED = int(os.environ.get("KILLS", "3")), os.environ.get("KILLS_SEED", "0")  # make torture: 20
 STEPS = 36 if KILLS <= 3 else 54
@@ -30,8 +31,7 @@ SMALL = (*TOY, f"run.steps={STEPS}", "rollout.prompts_per_step=4", "rollout.grou
 def undisturbed(tmp_path_factory) -> Path:
     """A run that nothing happens to."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    done = run_train(*SMALL, f"run.dir={folder}")
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert start(folder, log := folder.with_name("log")).wait() == 0, log.read_text()[-3000:]
     assert 0 < evaluation(folder)["kept"] < STEPS or KILLS > 3, "another seed is needed: its best step is an end"
     return folder
 
@@ -40,11 +40,9 @@ def evaluation(folder: Path) -> dict:
     return json.loads((folder / "evaluation.json").read_text())
 
 
-def start(folder: Path, log: Path, *more: str) -> subprocess.Popen:
+def start(folder: Path, log: Path, *more: str) -> Forked:
     resume = ["--resume"] if (folder / "config.yaml").is_file() else []
-    with log.open("ab") as output:
-        return subprocess.Popen([sys.executable, "train.py", *SMALL, f"run.dir={folder}", *more, *resume], cwd=ROOT,
-                                stdout=output, stderr=output)
+    return Forked("train", *SMALL, f"run.dir={folder}", *more, *resume, out=log)
 
 
 def ended(folder: Path, *more: str) -> str:
@@ -59,7 +57,7 @@ def steps_done(folder: Path) -> int:
     return len(path.read_bytes().splitlines()) if path.exists() else 0
 
 
-def run_until(process: subprocess.Popen, folder: Path, more: int) -> None:
+def run_until(process: Forked, folder: Path, more: int) -> None:
     """Wait until the process has recorded `more` further steps, or has ended."""
     while process.poll() is None and not (folder / "checkpoints").exists() and steps_done(folder) < more:
         time.sleep(0.02)
@@ -187,7 +185,9 @@ def test_the_last_is_kept_by_who_asks_for_it_and_the_best_again(undisturbed, tmp
 
 
 def test_a_signal_while_it_starts_is_obeyed(tmp_path):
-    process = start(tmp_path / "run", tmp_path / "log")
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen([sys.executable, "train.py", *SMALL, f"run.dir={tmp_path}/run"], cwd=ROOT, stdout=log,
+                                   stderr=log)
     time.sleep(4)
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=LONG) == 143
@@ -203,8 +203,8 @@ def test_memory_does_not_grow(undisturbed):
 
 def test_what_is_not_finite_is_not_trained_on_and_can_be_run_again(tmp_path, monkeypatch, capsys):
     folder = tmp_path / "run"
-    done = run_train(*SMALL[:1], f"run.dir={folder}", "run.steps=2", "rollout.group_size=8", "rollout.max_new_tokens=16",
-                     "task={target: tests.tasks.overflow_task:OverflowTask}")
+    done = run_forked(tmp_path, "train", *SMALL[:1], f"run.dir={folder}", "run.steps=2", "rollout.group_size=8",
+                      "rollout.max_new_tokens=16", "task={target: tests.tasks.overflow_task:OverflowTask}")
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
     assert line.startswith("stopped: step 1: loss nan")

@@ -10,7 +10,8 @@ from grpo.advantage import ADVANTAGES
 from grpo.guards.giving_up import GivingUp, NoSignalError
 from grpo.run.startup import Startup
 from grpo.types import Aborted, Completion, Group, Problem, Prompt, Sample, Score
-from tests.conftest import run_train, train_here
+from tests.conftest import train_here
+from tests.forked import run_forked
 
 PROMPT = Prompt(Problem("1 + 1", "sum", ()), (1,), "")
 
@@ -82,7 +83,7 @@ def test_a_run_that_cannot_start_stops_and_can_be_resumed(tmp_path):
     """The embedded base never answers a question about letters in time."""
     settings = ("configs/tiny.yaml", f"run.dir={tmp_path}/run", "run.steps=5", "rollout.max_new_tokens=1",
                 "rollout.prompts_per_step=2", "rollout.group_size=4", "task.train=8", "task.validation=4", "task.test=4")
-    done = run_train(*settings, "run.give_up_after=3")
+    done = run_forked(tmp_path, "train", *settings, "run.give_up_after=3")
     assert done.returncode == 1
     assert "stopped: no group had a signal for 3 steps (run.give_up_after): 0 of 24 completions were right, " in done.stderr
     assert "Traceback" not in done.stderr

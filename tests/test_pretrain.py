@@ -20,6 +20,7 @@ from symbols.base.tokenizer import build_tokenizer
 from symbols.expression import GREEK, Expression, Op, evaluate, parse
 from symbols.simulated import SimulatedUpstream
 from tests.conftest import ROOT
+from tests.forked import run_forked
 
 
 def pretrain(*arguments: str) -> subprocess.CompletedProcess:
@@ -184,15 +185,13 @@ def test_the_script_runs_from_nothing_to_a_model(tmp_path):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_wrong_key_is_one_line():
-    done = pretrain("layerz=3")
+@pytest.mark.parametrize(("word", "named"), [
+    ("layerz=3", "layerz"), ("configs/pretrain/fool.yaml", "configs/pretrain/fool.yaml")])
+def test_a_wrong_key_and_a_missing_file_are_one_line(word, named, tmp_path):
+    done = run_forked(tmp_path, "symbols.base.pretrain", word)
     assert done.returncode == 1
-    assert "layerz" in done.stderr
+    assert named in done.stderr
     assert done.stderr.count("\n") == 1
-    missing = pretrain("configs/pretrain/fool.yaml")
-    assert missing.returncode == 1
-    assert "configs/pretrain/fool.yaml" in missing.stderr
-    assert missing.stderr.count("\n") == 1
 
 
 def test_recipes_in_files_fit_and_the_command_line_wins():

@@ -3,8 +3,6 @@
 import json
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -13,7 +11,8 @@ from grpo.report.charts import run_charts
 from grpo.report.page import _figures
 from grpo.report.records import read_rollout, read_run
 from grpo.report.tokens import step_tokens
-from tests.conftest import LONG, lines, write_lines
+from tests.conftest import lines, write_lines
+from tests.forked import run_forked
 from tests.report_run import MODULES, SMALL, fabricate, shown
 
 MIB = 2**20
@@ -122,9 +121,9 @@ def test_an_older_run_says_what_it_lacks(fabricated, tmp_path, opened):
 
 
 def test_a_page_opens_no_step_before_it_is_looked_at(tmp_path, browser):
-    """60 steps of 8 x 64 completions."""
+    """15 steps of 8 x 64 completions."""
     run = tmp_path / "tiny"
-    fabricate(run, "run.steps=60")
+    fabricate(run, "run.steps=15")
     report(run, run / "report.html")
     page = browser.new_context(viewport={"width": 1280, "height": 600}, offline=True).new_page()
     page.goto((run / "report.html").as_uri(), wait_until="commit")
@@ -159,8 +158,7 @@ def test_a_long_run_keeps_to_its_size(tmp_path, opened):
 def test_a_real_run(toy, tmp_path, opened):
     """The command on a run of train.py's: each step's loss is found again, and the page shows a completion of it."""
     out = tmp_path / "report.html"
-    done = subprocess.run([sys.executable, "-m", "grpo.report", str(toy[0]), "--out", str(out), "--steps", "1,20"],
-                          capture_output=True, text=True, check=False, timeout=LONG)
+    done = run_forked(tmp_path, "grpo.report", str(toy[0]), "--out", str(out), "--steps", "1,20")
     assert done.returncode == 0, done.stderr[-2000:]
     run = read_run(toy[0])
     for line in run.metrics:

@@ -18,7 +18,8 @@ from grpo.run import rundir
 from grpo.run.identity import Identity
 from grpo.types import Problem, UserError
 from grpo.update import Updater
-from tests.conftest import ROOT, TOY, group_of, lines, run_train, tiny_config, train_here
+from tests.conftest import ROOT, TOY, group_of, lines, tiny_config, train_here
+from tests.forked import run_forked
 from tests.kept_run import damage
 
 
@@ -57,7 +58,7 @@ def test_resume_refuses_another_data_set_and_another_base_unless_allowed(toy, tm
     assert done.returncode == 2
     for key in ("data.train", "data.validation", "data.test", "data.tokens", "model.path", "task.test", "task.validation"):
         assert f"--allow-change {key}" in done.stderr
-    done = run_train(*changed, *(f"--allow-change={key}" for key in ("data", "model", "task")))
+    done = run_forked(tmp_path, "train", *changed, *(f"--allow-change={key}" for key in ("data", "model", "task")))
     assert done.returncode == 2  # the base is known once it is loaded
     assert "base is " in done.stderr
     assert done.stderr.rstrip().endswith("--allow-change base")

@@ -4,8 +4,6 @@ In bfloat16 where the processor has AVX-512, else in float32: emulated, bfloat16
 """
 
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,7 +22,8 @@ from grpo.rollout import rewards
 from grpo.trainer import Trainer
 from grpo.types import Completion, Group, Score
 from tests import swap_faults
-from tests.conftest import ROOT, padded_logps, randomize
+from tests.conftest import padded_logps, randomize
+from tests.forked import run_forked
 from tests.loop import DTYPE, Loop
 
 LARGEST = {"bfloat16": 0.02, "float32": 1e-3}[DTYPE]  # |difference| of a log-prob, nats
@@ -133,8 +132,7 @@ def test_a_stale_rollout_is_not_trained_on(loop, tmp_path):
     path = keep(tmp_path / "repro", 1, loop.updater, groups, str(stop.value))
     loop.updater.optimizer.zero_grad()
     loop.policy.load_tensors(before)
-    done = subprocess.run([sys.executable, "-m", "grpo.replay", str(path), "--sample"], cwd=ROOT, capture_output=True,
-                          text=True, check=False)
+    done = run_forked(tmp_path, "grpo.replay", str(path), "--sample")
     assert done.returncode == 1, done.stderr[-3000:]
     assert f"it stops here too: {stop.value}" in done.stdout
     assert "a new engine samples" in done.stdout  # which serves the LoRA it is given: its completions are others

@@ -1,8 +1,6 @@
 """vLLM's own server: behind our client it is an API like any other; with the saved LoRA it serves the adapter."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -16,7 +14,7 @@ from grpo.types import UserError
 from symbols.expression import GREEK
 from symbols.generate import Range
 from tests.claude import questions, rows
-from tests.conftest import ROOT
+from tests.forked import run_forked
 from tests.symbol_rows import build
 
 
@@ -63,15 +61,14 @@ def test_a_model_it_does_not_serve_is_one_line(local):
 
 
 def test_the_served_adapter_answers_as_the_chain_does(vllm_server, toy, tmp_path):
-    *_, test = build(7, Splits(2, 2, 40), Range((1, 99), (2, 2), 999), GREEK, 7)
+    *_, test = build(7, Splits(2, 2, 24), Range((1, 99), (2, 2), 999), GREEK, 7)
     file = tmp_path / "expressions.txt"
     file.write_text("".join(row.question + "\n" for row in test))
-    command = [sys.executable, "-m", "adapter.ask", "--file", str(file), "--run", str(toy[0]), "--json"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    done = run_forked(tmp_path, "adapter.ask", "--file", str(file), "--run", str(toy[0]), "--json")
     assert done.returncode in (0, 1), done.stderr
     chain = [json.loads(line) for line in done.stdout.splitlines()]
     assert [answer["question"] for answer in chain] == [row.question for row in test]
     served = ServedAdapter(vllm_server)
     assert [served.correct(a["question"], a["api_answer"]) for a in chain] == [a["answer"] for a in chain]
-    assert sum(a["answer"] == row.answer for a, row in zip(chain, test, strict=True)) > 30
+    assert sum(a["answer"] == row.answer for a, row in zip(chain, test, strict=True)) > 18
     assert {a["verdict"] for a in chain} >= {"correct", "override"}

@@ -43,10 +43,10 @@ def steps_of(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def lost(tmp_path_factory) -> tuple[Path, Path]:
-    """A run of two ranks, the second of which is killed after four steps, and what was printed."""
+    """A run of two ranks, the second of which is killed after three steps, and what was printed."""
     folder, log = tmp_path_factory.mktemp("ranks") / "run", tmp_path_factory.mktemp("ranks") / "log"
     launcher = start(log, f"run.dir={folder}", "run.steps=20")
-    kill_rank(launcher, 1, folder, after=4)
+    kill_rank(launcher, 1, folder, after=3)
     assert launcher.wait(timeout=LONG) == 1, log.read_text()[-3000:]  # not the half hour that ranks wait for each other
     return folder, log
 
@@ -86,7 +86,8 @@ def test_a_checkpoint_of_two_ranks_goes_on_with_one(lost):
 def test_torchrun_restarts_and_the_run_goes_on_where_it_was(tmp_path):
     """--resume begins a run where there is none; rank 0 is killed, whose steps since the last checkpoint are done again."""
     folder, log = tmp_path / "run", tmp_path / "log"
-    launcher = start(log, f"run.dir={folder}", "run.steps=7", "checkpoint.every=2", "--resume", restarts=1)
+    launcher = start(log, f"run.dir={folder}", "run.steps=7", "checkpoint.every=2", "rollout.prompts_per_step=2",
+                     "rollout.group_size=8", "task.validation=8", "task.test=8", "--resume", restarts=1)
     kill_rank(launcher, 0, folder, after=3)
     assert launcher.wait(timeout=LONG) == 0, log.read_text()[-3000:]
     assert [line["step"] for line in lines(folder / "metrics.jsonl")] == list(range(1, 8))
