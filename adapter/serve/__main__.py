@@ -31,8 +31,8 @@ LONGEST_HEADERS = 64 * 2**10  # bytes of a request's head
 WHOLE = ("on", "shadow")  # modes that concern every question
 
 
-def main(arguments: list[str]) -> None:
-    """The command."""
+def options_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command's options. Raises UserError where one has a value that it cannot have."""
     parser = argparse.ArgumentParser(prog="python -m adapter.serve", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, type=at_home, metavar="DIR", help="a run that train.py wrote")
@@ -65,6 +65,13 @@ def main(arguments: list[str]) -> None:
         raise UserError("--redact and --capture-mb: say what is captured, and nothing is; add --capture DIR")
     if not 0 <= options.port < 2**16:
         raise UserError(f"--port {options.port}: expected 0 to 65535")
+    mode_of(options.mode)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    options = options_of(arguments)
     mode, share = mode_of(options.mode)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").addFilter(  # it says so of every answer that breaks off as the API's did
