@@ -9,7 +9,7 @@ adapter that works its answer out writes the box when everything is decided, and
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -126,6 +126,33 @@ class _Calibrated(BaseModel):
 
 def read_calibration(run: Path, step: int) -> Calibration | None:
     """What evaluate found for the LoRA of a step; None where it was not asked, or of another step's. Raises UserError."""
+    found = _read(run)
+    return found if found is not None and found.step == step else None
+
+
+def calibration_of(run: Path, step: int, asked: float | str | None) -> Calibration | None:
+    """The same with the threshold that is asked for: a number, "auto", or None, no threshold.
+
+    Raises UserError also where a threshold is asked for, and the LoRA's confidence is not calibrated: a threshold is a
+    probability, and what is not calibrated is none.
+    """
+    found = read_calibration(run, step)
+    threshold = None if asked is None else threshold_of(asked, run, step, found)
+    if threshold is not None and found is None:
+        raise UserError(f"threshold {asked}: {run} has no calibrated confidence of step {step} ({_lack(run)}); run python "
+                        f"-m adapter.evaluate {run} first, or ask for no threshold")
+    return found and replace(found, threshold=threshold)
+
+
+def _lack(run: Path) -> str:
+    found = _read(run)
+    if found is None:
+        return f"it has no {FOLDER}/{FILE}"
+    chose = "" if found.threshold is not None else ", and chose no threshold"
+    return f"its {FOLDER}/{FILE} is of step {found.step}{chose}"
+
+
+def _read(run: Path) -> Calibration | None:
     path = run / FOLDER / FILE
     cure = "delete the file to go on without it, or evaluate the run again"
     if not path.is_file():
@@ -138,7 +165,7 @@ def read_calibration(run: Path, step: int) -> Calibration | None:
         raise UserError(f"{path}: {error}; {cure}") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    return Calibration(**found.model_dump()) if found.step == step else None
+    return Calibration(**found.model_dump())
 
 
 def threshold_of(asked: float | str, run: Path, step: int, found: Calibration | None) -> float:
@@ -148,8 +175,8 @@ def threshold_of(asked: float | str, run: Path, step: int, found: Calibration | 
     """
     if asked == AUTO:
         if found is None or found.threshold is None:
-            raise UserError(f"threshold auto: none is chosen for the adapter of step {step} of {run}; run python -m "
-                            f"adapter.evaluate {run} --harm-below 1%, or give a number from 0 to 1")
+            raise UserError(f"threshold auto: none is chosen for the adapter of step {step} of {run} ({_lack(run)}); run "
+                            f"python -m adapter.evaluate {run} --harm-below 1%, or give a number from 0 to 1")
         return found.threshold
     try:
         value = math.nan if isinstance(asked, bool) else float(asked)

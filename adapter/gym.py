@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -120,6 +120,7 @@ class GymTask(CorrectorTask):
     """Task of grpo.types: questions of one or several sets, which are its kinds."""
 
     Settings = GymSettings
+    of_the_data: ClassVar = dict.fromkeys(("sets", "options", "train", "validation", "test", "seconds", "processes"), True)
 
     @staticmethod
     def make_corrector(settings: GymSettings) -> Corrector:

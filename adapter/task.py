@@ -4,9 +4,9 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from adapter.api.settings import make_upstream, missing
+from adapter.api.settings import OF_CALLERS, ApiSettings, make_upstream, missing
 from adapter.api.upstream import Upstream
 from adapter.corrector import Corrector, PendingScore, with_answers
 from adapter.junk import true_answers
@@ -25,6 +25,7 @@ class CorrectorTask:
     """Task of grpo.types, for any data set. A task of its own kind inherits from it, and says what is different."""
 
     Settings = Settings
+    of_the_data: ClassVar = {"data": True, "shares": True, "fields": True, "verifier": {"seconds", "processes"}}  # see asks
 
     def __init__(self, settings: Any, seed: int):
         """Read or make the data set, and ask the API what is not known. Raises UserError for settings that cannot be met."""
@@ -43,6 +44,15 @@ class CorrectorTask:
     def make_corrector(settings: Any) -> Corrector:
         """How to ask and judge, without any data. Raises UserError."""
         return make_corrector(settings)
+
+    @classmethod
+    def asks(cls, settings: Any) -> dict[str, object]:
+        """The settings that prompt or verdict depend on: of two runs alike in these, one can take the other's place.
+
+        `of_the_data` names those, beside the API's, that say where questions come from and how long a verifier may take.
+        """
+        of_the_api = dict.fromkeys(ApiSettings.model_fields.keys() - {*OF_CALLERS}, True)
+        return settings.model_dump(exclude=cls.of_the_data | of_the_api)
 
     @staticmethod
     def make_upstream(settings: Any, seed: int, corrector: Corrector, quiet: bool = False) -> Upstream:

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from adapter.api.settings import make_upstream
 from adapter.api.upstream import Upstream
@@ -41,6 +41,7 @@ class SymbolTask(CorrectorTask):
     """Task of grpo.types. Kinds: custom (symbols) and standard (ordinary operators)."""
 
     Settings = Settings
+    of_the_data: ClassVar = dict.fromkeys(("data", *DRAWN), True)
 
     @cached_property
     def notation(self) -> Notation:

@@ -18,6 +18,7 @@ from adapter.serve.gate import EngineDown, Gate, Rules, Written
 from adapter.serve.upstream import Upstream
 from adapter.settings import Settings, make_corrector
 
+PLAIN = Calibration(20)  # no threshold
 CORRECTOR = make_corrector(Settings(data="none.jsonl", verifier="number"))
 
 
@@ -38,6 +39,8 @@ class Table:
     otherwise: str | float | Exception = "\\boxed{27}"
     up: bool = True
     step: int = 20
+    calibration: Calibration | None = PLAIN
+    refused: str = ""
     swaps: int = 1
     starts: int = 1
     asked: list[str] = field(default_factory=list)
@@ -54,7 +57,7 @@ class Table:
         if isinstance(found, float):
             await asyncio.sleep(found)
             found = "\\boxed{27}"
-        return Written(found, (-0.1, -0.2), self.step)
+        return Written(found, (-0.1, -0.2), self.step, self.calibration)
 
 
 @dataclass
@@ -77,15 +80,18 @@ class Served:
         with httpx.Client(timeout=20) as client:
             return client.post(self.url + path, **given)
 
+    def get(self, path: str) -> httpx.Response:
+        """What the gateway tells of itself."""
+        return httpx.get(self.url + path, timeout=20)
+
 
 @contextmanager
 def gateway(upstream: str, engine: Table | None = None, rules: Rules | None = None, api_prompt: str = "{question}",
-            system: str | None = None, observers: tuple[Callable, ...] = (), calibrated: bool = True,
-            timeout_s: float = 5.0, **more) -> Iterator[Served]:
+            system: str | None = None, observers: tuple[Callable, ...] = (), timeout_s: float = 5.0,
+            **more) -> Iterator[Served]:
     """Serve within it."""
     engine, exchanges = engine or Table(), []
-    calibration = Calibration(20, 1.0, 0.9) if calibrated else None
-    gate = Gate(CORRECTOR, api_prompt, engine, lambda step: calibration, rules or Rules())
+    gate = Gate(CORRECTOR, api_prompt, engine, rules or Rules())
     app = make_app(gate, Upstream(upstream, timeout_s), system, [exchanges.append, *observers], **more)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))

@@ -1,7 +1,12 @@
 """The gateway's command in a process of its own, and callers of it."""
 
 import asyncio
+import os
+import re
 import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,8 +14,11 @@ import anthropic
 import httpx
 
 from symbols.settings import INSTRUCTION
-from tests.conftest import LONG
+from tests.conftest import LONG, ROOT
 from tests.gateway import wait_until
+
+TOKEN = "a-token-of-the-operator"
+BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 @dataclass
@@ -19,6 +27,7 @@ class Command:
 
     process: subprocess.Popen
     url: str
+    upstream: str
     run: Path
     log: Path
 
@@ -31,9 +40,37 @@ class Command:
     def health(self) -> dict:
         return httpx.get(self.url + "/healthz", timeout=20).json()
 
+    def reload(self) -> httpx.Response:
+        """As the operator asks for it."""
+        return httpx.post(self.url + "/v1/reload", headers=BEARER, timeout=LONG)
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric's samples."""
+        page = httpx.get(self.url + "/metrics", timeout=60).text
+        return sum(float(line.split()[-1]) for line in page.splitlines() if re.match(rf"{name}[ {{]", line))
+
     def wait_until_up(self) -> None:
         """Until /healthz says that the engine is."""
         wait_until(lambda: self.health()["engine"] == "up", LONG)
+
+
+@contextmanager
+def serving(run: Path, upstream: str, folder: Path, *arguments: str) -> Iterator[Command]:
+    """The command, within it; it captures to folder/captured."""
+    with open(folder / "log", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "adapter.serve", "--run", str(run), "--upstream", upstream, "--port", "0", "--timeout-ms",
+             "60000", "--capture", str(folder / "captured"), *arguments],
+            cwd=ROOT, env=os.environ | {"CORRECTOR_TOKEN": TOKEN}, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        line = process.stdout.readline()
+        assert "mode on" in line, (folder / "log").read_text()[-3000:]
+        found = Command(process, re.search(r"http://127.0.0.1:\d+(?=,)", line)[0], upstream, run, folder / "log")
+        wait_until(found.listens, LONG)
+        yield found
+    finally:
+        process.kill()
+        process.wait()
 
 
 @dataclass

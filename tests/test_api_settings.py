@@ -20,7 +20,8 @@ OTHERS = {"api_model": "m", "api_url": "http://127.0.0.1:8", "api_system": "s", 
           "api_max_tokens": 9, "api_parameters": {"temperature": 0}, "api_answers": "x.jsonl", "api_concurrency": 2,
           "api_batch": True, "simulated": NEVER}
 PAID = {"api_model", "api_system", "api_prompt", "api_max_tokens", "api_parameters", "api_answers", "api_concurrency"}
-READ = {"simulated": {"simulated"}, "recorded": set(), "anthropic": PAID | {"api_batch"}, "vertex": PAID,
+OF_CALLERS = {"api_system", "api_prompt"}  # the gateway goes by them
+READ = {"simulated": {"simulated"}, "recorded": OF_CALLERS, "anthropic": PAID | {"api_batch"}, "vertex": PAID,
         "openai": PAID | {"api_url"}}  # by upstream
 
 
@@ -34,7 +35,9 @@ def test_a_key_is_read_or_refused(upstream):
     beside = {"upstream": upstream} | ({"api_model": "n"} if upstream == "openai" else {})
     plain = vars(make_upstream(settings(**beside), 0, Number()))
     for key, value in OTHERS.items():
-        if key in READ[upstream]:
+        if upstream == "recorded" and key in OF_CALLERS:
+            assert getattr(settings(**beside | {key: value}), key) == value
+        elif key in READ[upstream]:
             assert vars(make_upstream(settings(**beside | {key: value}), 0, Number())) != plain, key
         else:
             with pytest.raises(UserError, match=rf"task.{key} = .*: upstream={upstream} does not read it; choose upstream "

@@ -21,6 +21,7 @@ from adapter.confidence import (
     Token,
     box_logp,
     box_tokens,
+    calibration_of,
     logit,
     mean_logp,
     read_calibration,
@@ -148,12 +149,31 @@ def test_a_threshold_is_a_number_or_the_one_that_was_chosen():
     assert [threshold_of(asked, run, 20, None) for asked in (0, 1, 0.5, "0.5", "0", " 1e-1 ")] == [0, 1, 0.5, 0.5, 0, 0.1]
     assert threshold_of("auto", run, 20, chosen) == 0.75
     for none in (None, Calibration(20)):
-        with pytest.raises(UserError, match=r"threshold auto: none is chosen for the adapter of step 20 of runs/mine; run "
-                                            r"python -m adapter\.evaluate runs/mine --harm-below 1%, or give a number"):
+        with pytest.raises(UserError, match=r"threshold auto: none is chosen for the adapter of step 20 of runs/mine \(it "
+                                            r"has no evaluate/confidence\.json\); run python -m "
+                                            r"adapter\.evaluate runs/mine --harm-below 1%, or give a number"):
             threshold_of("auto", run, 20, none)
     for wrong in ("", "high", "1.01", "-0.1", "nan", "80%", True, math.nan, None, [0.5]):
         with pytest.raises(UserError, match=r"expected a number from 0 to 1, such as 0\.8, or auto"):
             threshold_of(wrong, run, 20, chosen)
+
+
+def test_the_calibration_to_go_by_has_the_threshold_that_is_asked_for(tmp_path):
+    run = calibrated(tmp_path, '{"step": 20, "temperature": 2, "threshold": 0.75}')
+    assert [calibration_of(run, 20, wanted) for wanted in (None, "auto", "0.5", 0)] == [
+        Calibration(20, 2.0, threshold) for threshold in (None, 0.75, 0.5, 0.0)]
+    assert calibration_of(run, 10, None) is None
+    other = r"\(its evaluate/confidence\.json is of step 20\); run python -m adapter\.evaluate "
+    for wanted, said in (("auto", "none is chosen for the adapter of step 10"),
+                        ("0.5", "has no calibrated confidence of step 10")):
+        with pytest.raises(UserError, match=f"threshold {wanted}: .*{said}.* {other}"):
+            calibration_of(run, 10, wanted)
+    (run / FOLDER / FILE).write_text('{"step": 20, "temperature": 2, "threshold": null}')
+    with pytest.raises(UserError, match="is of step 20, and chose no threshold"):
+        calibration_of(run, 20, "auto")
+    (run / FOLDER / FILE).unlink()
+    with pytest.raises(UserError, match=r"threshold 0: .* \(it has no evaluate/confidence\.json\)"):
+        calibration_of(run, 20, 0)
 
 
 def test_the_file_is_what_a_calibration_writes(tmp_path):

@@ -64,6 +64,17 @@ def test_nothing_is_said_before_the_window_is_full():
     assert [change.name for change in drift(exchange(api_extracted=None))] == ["no_answer"]
 
 
+def test_another_reference_begins_anew_and_the_same_one_does_not():
+    drift = Drift(Reference(no_answer=[0.0] * 300), window=50)
+    feed = lambda: [drift(exchange(api_extracted=None)) for _ in range(50)]  # noqa: E731
+    feed()
+    drift.compare_with(Reference(no_answer=[0.0] * 300))
+    assert drift.rings == {"no_answer": True}
+    drift.compare_with(Reference(no_answer=[1.0] * 300, correct=[0.0] * 300))
+    assert (drift.rings, drift.values()) == ({"correct": False, "no_answer": False}, {})
+    assert not any(feed())
+
+
 def test_each_quantity_is_counted_where_it_is_known():
     known = Reference(correct=[1.0] * 60, api_right=[1.0] * 60, no_answer=[0.0] * 60, length=[9.0] * 60)
     drift = Drift(known, window=2)

@@ -3,12 +3,8 @@
 import asyncio
 import html
 import json
-import os
-import re
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import httpx
@@ -24,15 +20,12 @@ from grpo.run.files import MANIFEST, sha256
 from symbols.expression import GREEK
 from symbols.generate import Range
 from symbols.settings import INSTRUCTION
-from tests.conftest import LONG, ROOT, write_lines
+from tests.conftest import LONG, write_lines
 from tests.gateway import wait_until
-from tests.gateway_command import Command, ask
+from tests.gateway_command import BEARER, TOKEN, Command, ask, serving
 from tests.symbol_rows import build
 
 QUESTIONS = [row.question for row in build(7, Splits(2, 2, 24), Range((1, 99), (2, 2), 999), GREEK, 7).test]
-
-TOKEN = "a-token-of-the-operator"
-BEARER = {"authorization": f"Bearer {TOKEN}"}
 
 
 @pytest.fixture(scope="module")
@@ -41,20 +34,8 @@ def command(toy, vllm_server, tmp_path_factory) -> Iterator[Command]:
     folder = tmp_path_factory.mktemp("serve")
     run = shutil.copytree(toy[0], folder / "run")
     write_lines(folder / "truths.jsonl", [{"question": question, "answer": 7} for question in QUESTIONS])
-    with open(folder / "log", "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "adapter.serve", "--run", str(run), "--upstream", vllm_server, "--port", "0",
-             "--timeout-ms", "60000", "--capture", str(folder / "captured"), "--truths", str(folder / "truths.jsonl")],
-            cwd=ROOT, env=os.environ | {"CORRECTOR_TOKEN": TOKEN}, stdout=subprocess.PIPE, stderr=log, text=True)
-    try:
-        line = process.stdout.readline()
-        assert "mode on" in line, (folder / "log").read_text()[-3000:]
-        found = Command(process, re.search(r"http://127.0.0.1:\d+(?=,)", line)[0], run, folder / "log")
-        wait_until(found.listens, LONG)
-        yield found
-    finally:
-        process.kill()
-        process.wait()
+    with serving(run, vllm_server, folder, "--truths", str(folder / "truths.jsonl")) as running:
+        yield running
 
 
 def test_it_answers_as_vllms_own_server_with_the_same_lora(command, vllm_server):
@@ -159,26 +140,17 @@ def test_another_lora_is_taken_while_it_serves(command):
 def test_a_reload_is_for_who_has_the_token(command):
     assert httpx.post(command.url + "/v1/reload").status_code == 401
     step = command.health()["step"]
-    answer = httpx.post(command.url + "/v1/reload", headers=BEARER, timeout=LONG)
-    assert (answer.status_code, answer.json()) == (200, {"step": step, "before": step})
-    file = command.run / "config.yaml"
-    text = file.read_text()
-    file.write_text(text.replace("condition: vague", "condition: explicit"))
-    try:
-        answer = httpx.post(command.url + "/v1/reload", headers=BEARER, timeout=LONG)
-        assert answer.status_code == 409
-        assert "another prompt or verifier" in answer.json()["error"]
-    finally:
-        file.write_text(text)
+    answer = command.reload()
+    assert (answer.status_code, answer.json()) == (
+        200, {"step": step, "before": step, "temperature": None, "threshold": None})
+    assert "is served, its confidence is not calibrated" in command.log.read_text().splitlines()[-1]
 
 
 def test_sigterm_ends_it_once_every_answer_is_given(command):
     """The last of this file: to the whole group, as a service manager sends it; the engine lives on until it is let go."""
     def handled() -> float:
         """How many requests have come, those that are being answered among them."""
-        page = httpx.get(command.url + "/metrics", timeout=60).text
-        return sum(float(line.split()[-1]) for line in page.splitlines()
-                   if line.startswith(("corrector_requests_total", "corrector_requests_in_flight")))
+        return command.metric("corrector_requests_total") + command.metric("corrector_requests_in_flight")
 
     async def ended_in_the_middle():
         before = handled()

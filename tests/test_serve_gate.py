@@ -7,6 +7,7 @@ import threading
 import httpx
 import pytest
 
+from adapter.confidence import Calibration
 from adapter.serve.gate import Gate, Rules, TooLong
 from adapter.serve.relay import PATIENCE_S
 from tests.gateway import CORRECTOR, Table, gateway
@@ -62,13 +63,18 @@ def test_what_the_adapter_says_and_what_the_caller_gets(upstream, answer, expect
 def test_below_the_threshold_the_apis_answer_stands(upstream):
     """The two tokens have a log-probability of -0.15 on average, e^-0.15 = 0.8607."""
     for threshold, action in ((0.86, "corrected"), (0.87, "kept")):
-        with gateway(upstream.url, rules=Rules(threshold=threshold)) as served:
+        with gateway(upstream.url, Table(calibration=Calibration(20, 1.0, threshold))) as served:
             got = served.post(PATHS[0], json=body())
             assert (told(got)[0], got.headers["x-corrector-confidence"]) == (action, "0.8607")
             assert told(got)[1] == ("" if action == "corrected" else "below the threshold")
             assert served.exchange().confidence == pytest.approx(0.860708, abs=1e-6)
-    with gateway(upstream.url, calibrated=False) as served:
+            told_of_itself = served.get("/healthz").json()
+            assert (told_of_itself["temperature"], told_of_itself["threshold"]) == (1.0, threshold)
+            assert f"corrector_threshold {threshold}" in served.get("/metrics").text
+    with gateway(upstream.url, Table(calibration=None)) as served:
         assert "x-corrector-confidence" not in served.post(PATHS[0], json=body()).headers
+        assert served.get("/healthz").json()["threshold"] is None
+        assert "corrector_temperature NaN" in served.get("/metrics").text
 
 
 @pytest.mark.parametrize("answer", [0.6, RuntimeError("a bug"), TooLong("9 tokens"), "down"])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 UpstreamName = Literal["simulated", "recorded", "anthropic", "vertex", "openai"]
 PAID = ("anthropic", "vertex", "openai")  # asked over a network
+OF_CALLERS = ("api_system", "api_prompt")  # by these a gateway knows its callers' questions, whoever answered the data's
 LONGEST_PARAMETERS = 10_000  # characters of api_parameters, as JSON
 TAKEN = {  # no parameters: other keys say these, or an answer would not be read whole
     "model": "set api_model", "messages": "set api_prompt", "max_tokens": "set api_max_tokens", "system": "set api_system",
@@ -144,7 +145,8 @@ class ApiSettings(Section):
         key, upstream = info.field_name, info.data.get("upstream")
         if upstream is None or value == cls.model_fields[key].default:  # an upstream that there is not is a fault by itself
             return value
-        readers = {"simulated": ("simulated",), "api_url": ("openai",), "api_batch": ("anthropic",)}.get(key, PAID)
+        readers = {"simulated": ("simulated",), "api_url": ("openai",), "api_batch": ("anthropic",),
+                   **dict.fromkeys(OF_CALLERS, (*PAID, "recorded"))}.get(key, PAID)
         if upstream not in readers:
             one_of = " or ".join([", ".join(readers[:-1]), readers[-1]] if len(readers) > 1 else readers)
             raise ValueError(f"upstream={upstream} does not read it; choose upstream {one_of}, or leave {key} out")

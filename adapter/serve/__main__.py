@@ -12,7 +12,6 @@ that the run keeps by now is served from then on.
 
 import argparse
 import asyncio
-import functools
 import logging
 import signal
 import socket
@@ -32,8 +31,8 @@ LONGEST_HEADERS = 64 * 2**10  # bytes of a request's head
 WHOLE = ("on", "shadow")  # modes that concern every question
 
 
-def main(arguments: list[str]) -> None:
-    """The command."""
+def options_of(arguments: Sequence[str]) -> argparse.Namespace:
+    """The command's options. Raises UserError where one has a value that it cannot have."""
     parser = argparse.ArgumentParser(prog="python -m adapter.serve", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True, type=at_home, metavar="DIR", help="a run that train.py wrote")
@@ -66,6 +65,13 @@ def main(arguments: list[str]) -> None:
         raise UserError("--redact and --capture-mb: say what is captured, and nothing is; add --capture DIR")
     if not 0 <= options.port < 2**16:
         raise UserError(f"--port {options.port}: expected 0 to 65535")
+    mode_of(options.mode)
+    return options
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    options = options_of(arguments)
     mode, share = mode_of(options.mode)
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").addFilter(  # it says so of every answer that breaks off as the API's did
@@ -77,18 +83,11 @@ def main(arguments: list[str]) -> None:
     with listener(options.host, options.port) as sock:
         import uvloop
 
-        from adapter.confidence import read_calibration, threshold_of
         from adapter.serve.engine import Engine
         from adapter.serve.gate import Rules
 
-        engine = Engine(options.run)
-        calibration, threshold = read_calibration(options.run, engine.step), None
-        if options.threshold is not None:
-            threshold = threshold_of(options.threshold, options.run, engine.step, calibration)
-            if calibration is None:
-                raise UserError(f"--threshold {options.threshold}: {options.run} has no calibrated confidence of step "
-                                f"{engine.step}; run python -m adapter.evaluate {options.run} first, or leave it out")
-        rules = Rules(mode, share, threshold, options.timeout_ms / 1000,
+        engine = Engine(options.run, options.threshold)
+        rules = Rules(mode, share, options.timeout_ms / 1000,
                       options.at_once or engine.adapter.config.rollout.max_sequences, options.fail == "open")
         uvloop.run(serve(engine, rules, address, options, sock))
 
@@ -124,22 +123,22 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
     """Start vLLM, serve until a signal, and stop. Raises UserError where vLLM does not start."""
     import uvicorn
 
-    from adapter.confidence import read_calibration
     from adapter.serve.app import make_app
     from adapter.serve.gate import Gate
     from adapter.serve.page import About
-    from adapter.serve.service import Service, reloaded
+    from adapter.serve.service import Service
     from adapter.serve.upstream import Upstream
 
     run = engine.adapter
     corrector = run.task_class.make_corrector(run.settings)
     service = Service(options.run, options.host, options.capture, options.capture_mb * 2**20, options.redact, options.truths,
                       corrector)
-    gate = Gate(corrector, run.settings.api_prompt, engine, functools.partial(read_calibration, options.run), rules)
+    gate = Gate(corrector, run.settings.api_prompt, engine, rules)
 
     def about(notes: Sequence[str], truths: int) -> About:
         down = [] if engine.up else ["the adapter's engine is down: callers get the API's answers"]
-        return About(str(options.run), options.mode, engine.step, address, [*down, *notes], truths)
+        refused = [f"the last reload was refused: {engine.refused}"] if engine.refused else []
+        return About(str(options.run), options.mode, engine.step, address, [*down, *refused, *notes], truths)
 
     async def decide(question: str, api_text: str) -> str | None:
         return await app.state.relay.guard(question, api_text)
@@ -150,12 +149,8 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
     reloads: set[asyncio.Future] = set()
-
-    async def reload() -> None:
-        _, told = await reloaded(engine)
-        logging.warning("reload: %s", told.get("error") or f"the LoRA of step {told['step']} is served")
-
-    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(reload())))
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(service.reload(engine))))
     try:
         await engine.start()
         sock.listen(2048)  # what comes before uvicorn takes over waits a moment

@@ -8,7 +8,7 @@ from fastapi.responses import JSONResponse
 
 from adapter.serve.anthropic import Anthropic
 from adapter.serve.exchange import Exchange
-from adapter.serve.gate import Gate
+from adapter.serve.gate import Gate, told_of
 from adapter.serve.metrics import Metrics
 from adapter.serve.openai import OpenAI
 from adapter.serve.protocol import Spoken
@@ -49,10 +49,11 @@ def make_app(gate: Gate, upstream: Upstream, system: str | None = None, observer
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
         """200 while callers get answers."""
-        up, rules = gate.engine.up, gate.rules
+        up, rules, sure = gate.engine.up, gate.rules, gate.engine.calibration
         answers = up or rules.fail_open or rules.mode == "shadow"
         told = {"status": "ok" if up else "degraded" if answers else "down", "engine": "up" if up else "down",
-                "step": gate.engine.step, "mode": rules.mode, "share": rules.share, "threshold": rules.threshold}
+                "step": gate.engine.step, "mode": rules.mode, "share": rules.share, **told_of(sure),
+                "reload": f"refused: {gate.engine.refused}" if gate.engine.refused else None}
         return JSONResponse(told, 200 if answers else 503)
 
     @app.get("/metrics")

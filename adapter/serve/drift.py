@@ -90,15 +90,23 @@ class Drift:
 
     def __init__(self, reference: Reference, window: int = WINDOW):
         """window: how many of the last values are compared."""
-        self._watched = {name: _Watch("rank" if name == "length" else "share", values, deque(maxlen=window))
+        self._size, self._reference = window, None
+        self.compare_with(reference)
+
+    def compare_with(self, reference: Reference) -> None:
+        """Begin anew where this is another reference than so far. From any thread."""
+        if reference == self._reference:
+            return
+        self._reference = reference
+        self._watched = {name: _Watch("rank" if name == "length" else "share", values, deque(maxlen=self._size))
                          for name in NAMES if (values := getattr(reference, name))}
-        self._size = window
 
     def __call__(self, exchange: Exchange, judgement: Judgement | None = None) -> list[Change]:
         """Count an exchange; judgement: of Truths, where it knows one. Returns the alarms that ring or clear now, and logs
         them."""
+        watched = self._watched
         return [change for name, value in _values(exchange, judgement).items()
-                if name in self._watched and (change := self._look(name, value))]
+                if name in watched and (change := self._look(name, watched[name], value))]
 
     @property
     def rings(self) -> dict[str, bool]:
@@ -115,8 +123,7 @@ class Drift:
         return {name: (_typical(watch, watch.window), _typical(watch, watch.reference))
                 for name, watch in self._watched.items() if len(watch.window) == self._size}
 
-    def _look(self, name: str, value: float) -> Change | None:
-        watch = self._watched[name]
+    def _look(self, name: str, watch: _Watch, value: float) -> Change | None:
         watch.window.append(value)
         watch.new += 1
         if len(watch.window) < self._size or watch.new < max(1, self._size // LOOKS):

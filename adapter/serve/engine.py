@@ -21,7 +21,6 @@ import tempfile
 import time
 import uuid
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -36,7 +35,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from adapter.api.settings import ApiSettings
+from adapter.confidence import Calibration, calibration_of
 from adapter.model import LONGEST_PROMPT
 from adapter.serve.gate import EngineDown, TooLong, Written
 from adapter.trained import TrainedAdapter
@@ -48,7 +47,6 @@ from grpo.types import Problem, UserError
 
 WORKER = "adapter.serve.worker.LoraWorker"  # vLLM imports it, in the engine's process
 LORA_ID = 1
-_OF_THE_DATA = {"data", "shares", "fields", "train", "validation", "test", *ApiSettings.model_fields}
 LOG = logging.getLogger(__name__)
 LOOK_S = 0.2  # between two looks at whether the engine is alive
 LONGEST_PAUSE_S = 60.0  # before it is started again
@@ -56,12 +54,18 @@ EMPTYING_S = 5.0  # for the engine to let go of its prefix cache
 
 
 class Engine:
-    """`up`: whether it answers. `changed` is called whenever `up` or `step` may have changed."""
+    """`adapter` and `calibration` are what is served, read at one time; `calibration` has the threshold to go by.
 
-    def __init__(self, run: Path, changed: Callable[[], None] = lambda: None):
-        """Read the run. Raises UserError as TrainedAdapter does. `start` starts vLLM."""
-        self._run, self.changed = run, changed
-        self.adapter = TrainedAdapter(run)
+    `refused`, who asks for a reload says why it took no other LoRA; "" where it did.
+    """
+
+    def __init__(self, run: Path, threshold: str | None = None):
+        """Read the run. threshold: that its overrides have to reach, a number or "auto", as calibration_of takes it.
+
+        Raises UserError as TrainedAdapter and calibration_of do. `start` starts vLLM.
+        """
+        self._link, self._threshold, self.refused = run, threshold, ""
+        self.adapter, self.calibration = self._read()
         config = self.adapter.config
         self._longest = min(self.adapter.max_tokens - config.rollout.max_new_tokens, LONGEST_PROMPT)
         self._params = SamplingParams(
@@ -71,7 +75,7 @@ class Engine:
         self._keeper: asyncio.Task | None = None
         self._beginning: asyncio.Task | None = None
         self._running, self._idle = 0, asyncio.Event()
-        self._open = asyncio.Lock()  # held while the LoRA changes
+        self._open, self._reloading = asyncio.Lock(), asyncio.Lock()  # the first is held while the LoRA changes
         self.swaps, self.starts = 0, 0
 
     @property
@@ -101,7 +105,7 @@ class Engine:
         async with self._open:
             if not self.up:
                 raise EngineDown
-            llm, step, self._running = self._llm, self.step, self._running + 1
+            llm, step, calibration, self._running = self._llm, self.step, self.calibration, self._running + 1
             inputs = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"lora {self.swaps}"}
         try:
             async for output in llm.generate(inputs, self._params, uuid.uuid4().hex, lora_request=self._request):
@@ -112,23 +116,34 @@ class Engine:
             self._running -= 1
             self._idle.set()
         ids = tuple(completion.token_ids)
-        return Written(self.adapter.decode(ids), tuple(completion.logprobs.logprobs), step)
+        return Written(self.adapter.decode(ids), tuple(completion.logprobs.logprobs), step, calibration)
 
     async def reload(self) -> int:
-        """Serve the LoRA that the run keeps by now; its step. What is in flight ends under the one it began with, what comes
-        meanwhile waits. Raises UserError where the run is of another base or has another LoRA's form, and EngineDown."""
-        fresh = await asyncio.to_thread(TrainedAdapter, self._run)
-        if (fresh.path, fresh.shapes, fresh.scale) != (self.adapter.path, self.adapter.shapes, self.adapter.scale):
-            raise UserError(f"{self._run}: another base, or another form of LoRA, than the one that is served; start again")
-        if _asks(fresh) != _asks(self.adapter):
-            raise UserError(f"{self._run}: another prompt or verifier than those that are served with; start again")
+        """Serve the LoRA that the run keeps by now, by its own calibration; its step. What is in flight ends under the one
+        it began with, what comes meanwhile waits.
+
+        Raises UserError where the gateway could not be started with that LoRA, or has to be, and the LoRA before goes on
+        being served; EngineDown; SyncError.
+        """
+        async with self._reloading:
+            fresh = await asyncio.to_thread(self._read)
+            _check_takes(fresh[0], self.adapter, self._link)
+            await self._swap(*fresh)
+            return self.step
+
+    def _read(self) -> tuple[TrainedAdapter, Calibration | None]:
+        run = self._link.resolve() if self._link.is_symlink() else self._link  # once: it may lead elsewhere in a moment
+        adapter = TrainedAdapter(run)
+        return adapter, calibration_of(run, adapter.step, self._threshold)
+
+    async def _swap(self, adapter: TrainedAdapter, calibration: Calibration | None) -> None:
         async with self._open:
             if not self.up:
                 raise EngineDown
             while self._running:
                 self._idle.clear()
                 await self._idle.wait()
-            self.adapter = fresh
+            self.adapter, self.calibration = adapter, calibration
             try:
                 await self._place(self._llm)
             except SyncError:
@@ -136,8 +151,6 @@ class Engine:
                 raise
             except EngineDeadError:
                 raise EngineDown from None
-        self.changed()
-        return self.step
 
     async def close(self) -> None:
         """Stop vLLM."""
@@ -157,7 +170,6 @@ class Engine:
             await asyncio.sleep(LOOK_S)
             if self.up:
                 continue
-            self.changed()
             LOG.error("the adapter's engine is down; it is started again in %.0f s", pause)
             await asyncio.sleep(pause)
             self._beginning = asyncio.create_task(self._begin())
@@ -180,7 +192,6 @@ class Engine:
             await asyncio.to_thread(llm.shutdown)
             raise
         self._llm, self.starts = llm, self.starts + 1
-        self.changed()
 
     def _make(self) -> AsyncLLM:
         adapter, on_gpu = self.adapter, self.adapter.device.type == "cuda"
@@ -214,6 +225,13 @@ class Engine:
             await asyncio.sleep(0.02)
 
 
-def _asks(adapter: TrainedAdapter) -> tuple[type, dict[str, object]]:
-    """How it is asked and judged: its task, and the settings that say nothing of its data and its API."""
-    return adapter.task_class, adapter.settings.model_dump(exclude=_OF_THE_DATA)
+def _check_takes(fresh: TrainedAdapter, served: TrainedAdapter, run: Path) -> None:
+    """Raises UserError where a LoRA cannot take the place of the one that is served without a new start."""
+    forms = [(one.path, one.dtype, one.shapes, one.scale, one.config.rollout.max_new_tokens) for one in (fresh, served)]
+    if forms[0] != forms[1]:
+        raise UserError(f"{run}: another base, form of LoRA or rollout.max_new_tokens than what is served; start the "
+                        "gateway again")
+    new, old = ({"target": one.task_class, **one.task_class.asks(one.settings)} for one in (fresh, served))
+    if other := [key for key in new.keys() | old.keys() if new.get(key) != old.get(key)]:
+        raise UserError(f"{run}: another prompt or verifier than what is served: task.{min(other)} differs; start the "
+                        "gateway again")

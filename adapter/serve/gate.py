@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -33,6 +32,7 @@ class Written:
     text: str
     logp: tuple[float, ...]  # of each token, nats; one at least
     step: int  # of the LoRA that wrote it
+    calibration: Calibration | None = None  # of that LoRA; its threshold is the one to go by
 
 
 class Engine(Protocol):
@@ -40,11 +40,19 @@ class Engine(Protocol):
 
     up: bool  # whether it answers
     step: int  # of the LoRA that answers
+    calibration: Calibration | None  # of that LoRA; None where its confidence is not known
+    refused: str  # why the last reload took no other LoRA; "" where it did
     swaps: int  # how often a LoRA was put in place
     starts: int  # how often it was started
 
     async def complete(self, problem: Problem) -> Written:
         """The most probable completion. Raises EngineDown, TooLong, or UserError where the chat template refuses it."""
+
+
+def told_of(calibration: Calibration | None) -> dict[str, float | None]:
+    """What is said of a calibration where the gateway tells of itself."""
+    temperature, threshold = (None, None) if calibration is None else (calibration.temperature, calibration.threshold)
+    return {"temperature": temperature, "threshold": threshold}
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,6 @@ class Rules:
 
     mode: Mode = "on"
     share: float = 1.0  # of the questions that the adapter is asked; only canary has less
-    threshold: float | None = None  # of the confidence; below it the API's answer stands
     timeout_s: float = 10.0  # that the adapter may take
     most_at_once: int = 256  # questions that it is asked at once
     fail_open: bool = True
@@ -83,12 +90,10 @@ class Judged:
 class Gate:
     """One adapter behind one API. Nothing here raises because of what a caller, the API or the adapter writes."""
 
-    def __init__(self, corrector: Corrector, api_prompt: str, engine: Engine,
-                 calibration: Callable[[int], Calibration | None] = lambda step: None, rules: Rules = Rules()):
-        """api_prompt: how a question is put to the API, as the run's settings have it. calibration: of a step's LoRA."""
+    def __init__(self, corrector: Corrector, api_prompt: str, engine: Engine, rules: Rules = Rules()):
+        """api_prompt: how a question is put to the API, as the run's settings have it."""
         self.corrector, self.engine, self.rules = corrector, engine, rules
         self._before, _, self._behind = api_prompt.partition(QUESTION)
-        self._calibration, self._calibrations = calibration, {}
         self.asking = 0  # how many questions the adapter has in hand
 
     def row(self, text: str) -> tuple[Row | None, str]:
@@ -134,7 +139,9 @@ class Gate:
         corrector, extracted = self.corrector, self.corrector.extracted(row)
         written = await self.engine.complete(corrector.problem(row))
         answer = corrector.answer_in(written.text)
-        confidence = self._confidence(written, isinstance(answer, Unparsed))
+        sure, confidence = written.calibration, None  # what is not calibrated is shown to nobody here
+        if sure is not None:
+            confidence = sure(None if isinstance(answer, Unparsed) else mean_logp(written.logp))
         found = {"api_extracted": extracted, "completion": written.text, "verdict": VERDICTS[type(answer)],
                  "confidence": confidence, "final": extracted, "step": written.step}
         if isinstance(answer, Unparsed):
@@ -142,15 +149,8 @@ class Gate:
         if isinstance(answer, Agree) or resolve(answer, extracted) == extracted:
             return Judged("agreed", **found)
         assert isinstance(answer, Override)
-        if self.rules.threshold is not None and (confidence is None or confidence < self.rules.threshold):
+        if sure is not None and sure.threshold is not None and confidence < sure.threshold:
             return Judged("kept", "below the threshold", **found)
         if self.rules.mode == "shadow":
             return Judged("kept", "shadow", **found)
         return Judged("corrected", **found | {"final": answer.answer})
-
-    def _confidence(self, written: Written, unparsed: bool) -> float | None:
-        """None where no calibration is known: what is not calibrated is shown to nobody here."""
-        if written.step not in self._calibrations:
-            self._calibrations[written.step] = self._calibration(written.step)
-        calibration = self._calibrations[written.step]
-        return None if calibration is None else calibration(None if unparsed else mean_logp(written.logp))

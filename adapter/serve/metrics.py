@@ -4,7 +4,7 @@ import prometheus_client as prometheus
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from adapter.serve.exchange import Exchange
-from adapter.serve.gate import Gate
+from adapter.serve.gate import Engine, Gate, told_of
 
 SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 60, 120)
 
@@ -29,6 +29,9 @@ class Metrics:
             ("corrector_engine_starts", "How often it was started.", lambda: engine.starts),
             ("corrector_lora_swaps", "How often a LoRA was put in place.", lambda: engine.swaps),
             ("corrector_lora_step", "Of the LoRA that answers.", lambda: engine.step),
+            ("corrector_threshold", "Least confidence of an override; NaN: none.", lambda: _told(engine, "threshold")),
+            ("corrector_temperature", "Of the calibration; NaN: there is none.", lambda: _told(engine, "temperature")),
+            ("corrector_reload_refused", "1 where the last reload took no other LoRA.", lambda: bool(engine.refused)),
             ("corrector_adapter_in_flight", "Questions that the adapter has in hand.", lambda: gate.asking)):
             Gauge(name, about, **common).set_function(read)
 
@@ -45,3 +48,8 @@ class Metrics:
     def page(self) -> tuple[bytes, str]:
         """What Prometheus reads, and its content type."""
         return prometheus.generate_latest(self.registry), prometheus.CONTENT_TYPE_LATEST
+
+
+def _told(engine: Engine, name: str) -> float:
+    value = told_of(engine.calibration)[name]
+    return float("nan") if value is None else value
