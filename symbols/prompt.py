@@ -11,6 +11,7 @@ The conditions differ in what the prompt gives away and in whether the adapter m
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from adapter.questions import NONE
@@ -41,8 +42,9 @@ class PromptText:
 
     def messages(self, expression: str, api_answer: str, api_extracted: str | None) -> list[Message]:
         """The chat, one user turn. Of the API's text the number alone is shown, "none" where it gave none."""
-        return [{"role": "user", "content": f"{self.preamble()}\n\n{question(expression, api_extracted or NONE)}"}]
+        return [{"role": "user", "content": f"{self.preamble}\n\n{question(expression, api_extracted or NONE)}"}]
 
+    @cached_property
     def preamble(self) -> str:
         """Task, symbols, answer format and examples."""
         symbols = {"vague": self._vague, "explicit": self._explicit}.get(self.condition.split("_")[0])

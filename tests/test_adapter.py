@@ -133,7 +133,7 @@ def test_the_vague_prompt_names_the_symbols_and_hides_their_meaning():
 
 
 def test_the_other_conditions_differ_as_the_table_says():
-    texts = {c: PromptText(c, GREEK).preamble() for c in ("explicit", "explicit_no_correct", "none_no_correct")}
+    texts = {c: PromptText(c, GREEK).preamble for c in ("explicit", "explicit_no_correct", "none_no_correct")}
     assert "γ is multiplication" in texts["explicit"]
     assert "γ is multiplication" in texts["explicit_no_correct"]
     assert not set(GREEK) & set(texts["none_no_correct"])
@@ -160,7 +160,7 @@ def test_splits_are_disjoint_where_the_range_holds_little_more():
 def test_what_the_prompts_show_as_an_example_is_no_problem():
     least = Range((1, 12), (2, 2), 999)  # some four hundred
     splits = build(0, Splits(200, 60, 60), least, GREEK, 0)
-    shown = PromptText("none_no_correct", GREEK).preamble() + PromptText("vague", GREEK).preamble()
+    shown = PromptText("none_no_correct", GREEK).preamble + PromptText("vague", GREEK).preamble
     assert "\n3 + 4 | API answer" in shown
     assert "\n3 θ 4 | API answer" in shown
     assert [r.question for rows in splits for r in rows if f"\n{r.question} | API answer" in shown] == []

@@ -233,3 +233,18 @@ def test_addresses():
         with pytest.raises(UserError, match="--upstream") as error:
             address_of(wrong)
         assert "secret" not in str(error.value)
+
+
+def test_a_proxy_of_the_environment_is_used_and_no_netrc_is(upstream, monkeypatch, tmp_path):
+    """What ~/.netrc has for the API's host is the operator's, and no caller's."""
+    (tmp_path / "netrc").write_text("machine api.invalid login operator password secret\n"
+                                    "machine 127.0.0.1 login operator password secret\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("http_proxy", upstream.url)
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for api, path in (("http://api.invalid", "http://api.invalid/v1/messages"), (upstream.url, "/v1/messages")):
+        with gateway(api) as served:
+            assert served.post("/v1/messages", json=body(), headers={"x-api-key": "mine"}).status_code == 200
+        assert upstream.paths[-1] == path
+    (seen,) = upstream.headers  # of the second: the first had another path
+    assert (seen["x-api-key"], "authorization" in seen) == ("mine", False)

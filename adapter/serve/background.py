@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from adapter.serve.exchange import Exchange
 from adapter.verifiers.worker import Caught
 
 MOST_WAITING = 4096  # exchanges
+PAUSE_S = 0.1  # for more to come: a thread that wakes for each exchange stops the event loop each time
 MOST_CHARACTERS = 32 * 2**20  # of texts that wait
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,9 @@ class Background:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._closed)
+            if not self._closed:
+                time.sleep(PAUSE_S)
+            with self._changed:
                 some, self._characters = list(self._waiting), 0
                 self._waiting.clear()
             if not some:

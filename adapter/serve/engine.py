@@ -30,6 +30,7 @@ logging.getLogger("torch._library.triton").setLevel(logging.ERROR)  # it warns t
 from safetensors import SafetensorError
 from vllm import SamplingParams
 from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.sampling_params import RequestOutputKind
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -68,9 +69,10 @@ class Engine:
         self.adapter, self.calibration = self._read()
         config = self.adapter.config
         self._longest = min(self.adapter.max_tokens - config.rollout.max_new_tokens, LONGEST_PROMPT)
-        self._params = SamplingParams(
-            temperature=0.0, max_tokens=config.rollout.max_new_tokens, stop_token_ids=self.adapter.stop_ids, logprobs=0,
-            flat_logprobs=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY)
+        self._params = {calibrated: SamplingParams(  # nothing but a confidence needs log-probs, and they cost time
+            temperature=0.0, max_tokens=config.rollout.max_new_tokens, stop_token_ids=self.adapter.stop_ids,
+            logprobs=0 if calibrated else None, flat_logprobs=calibrated, detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY) for calibrated in (False, True)}
         self._llm: AsyncLLM | None = None
         self._keeper: asyncio.Task | None = None
         self._beginning: asyncio.Task | None = None
@@ -106,9 +108,10 @@ class Engine:
             if not self.up:
                 raise EngineDown
             llm, step, calibration, self._running = self._llm, self.step, self.calibration, self._running + 1
-            inputs = {"prompt_token_ids": list(prompt.token_ids), "cache_salt": f"lora {self.swaps}"}
+            inputs = tokens_input(list(prompt.token_ids), cache_salt=f"lora {self.swaps}")
+        params = self._params[calibration is not None]
         try:
-            async for output in llm.generate(inputs, self._params, uuid.uuid4().hex, lora_request=self._request):
+            async for output in llm.generate(inputs, params, uuid.uuid4().hex, lora_request=self._request):
                 (completion,) = output.outputs
         except EngineDeadError:
             raise EngineDown from None
@@ -116,7 +119,8 @@ class Engine:
             self._running -= 1
             self._idle.set()
         ids = tuple(completion.token_ids)
-        return Written(self.adapter.decode(ids), tuple(completion.logprobs.logprobs), step, calibration)
+        logp = () if calibration is None else tuple(completion.logprobs.logprobs)
+        return Written(self.adapter.decode(ids), logp, step, calibration)
 
     async def reload(self) -> int:
         """Serve the LoRA that the run keeps by now, by its own calibration; its step. What is in flight ends under the one
@@ -198,7 +202,8 @@ class Engine:
         start_lightly()
         if not on_gpu:
             prepare_cpu(adapter.config)
-        told = arguments(adapter.path, adapter.dtype, adapter.config, self._longest + self._params.max_tokens, on_gpu)
+        told = arguments(adapter.path, adapter.dtype, adapter.config, self._longest + adapter.config.rollout.max_new_tokens,
+                         on_gpu)
         try:
             return AsyncLLM.from_engine_args(AsyncEngineArgs(**told, worker_cls=WORKER))
         except (ValueError, RuntimeError, AssertionError, TimeoutError, SafetensorError) as error:  # it has no own types

@@ -30,7 +30,7 @@ class Written:
     """What the adapter wrote."""
 
     text: str
-    logp: tuple[float, ...]  # of each token, nats; one at least
+    logp: tuple[float, ...]  # of each token, nats; one at least; none where there is no calibration
     step: int  # of the LoRA that wrote it
     calibration: Calibration | None = None  # of that LoRA; its threshold is the one to go by
 

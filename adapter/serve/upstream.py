@@ -2,12 +2,15 @@
 
 The caller's key is among the headers that go on; it is kept nowhere. The address is the operator's: of a request only its
 path below /v1 and its query are taken. The client is aiohttp's: httpx's looks at each of its connections for each request.
+Of the environment the proxy is taken, once: aiohttp's `trust_env` looks for it in a thread for each request, and sends what
+~/.netrc has for the API where a caller has no Authorization.
 """
 
 import asyncio
 import re
 import zlib
 from collections.abc import AsyncIterator, Iterable, Sequence
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 from multidict import CIMultiDict
@@ -81,7 +84,7 @@ class Upstream:
 
     def __init__(self, address: str, timeout_s: float = 600.0):
         """address: what stands before /v1. timeout_s: the longest silence of the API."""
-        self.address = address
+        self.address, self._proxy = address, proxy_of(URL(address))
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
@@ -112,7 +115,7 @@ class Upstream:
         """Made within the event loop that it belongs to; no cookie of one caller's is sent for another."""
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout, auto_decompress=False, trust_env=True,
+                connector=aiohttp.TCPConnector(limit=0), timeout=self._timeout, auto_decompress=False, proxy=self._proxy,
                 skip_auto_headers=ADDED, max_line_size=LONGEST_HEADER, max_field_size=LONGEST_HEADER,
                 cookie_jar=aiohttp.DummyCookieJar(loop=asyncio.get_running_loop()))
         return self._session
@@ -126,6 +129,11 @@ def address_of(name: str) -> str:
         shown = re.sub(r"//.*@", "//...@", name.partition("?")[0])[:100]
         raise UserError(f"--upstream {shown}: neither {' nor '.join(ADDRESSES)}, and no address: {fault}")
     return re.sub(r"(/v1(/messages|/chat/completions)?)?/*$", "", name.strip())
+
+
+def proxy_of(address: URL) -> str | None:
+    """What HTTPS_PROXY or HTTP_PROXY name for an address; None where there is no proxy, or NO_PROXY has the address."""
+    return None if proxy_bypass(address.host or "") else getproxies().get(address.scheme)
 
 
 def passed_on(headers: Iterable[tuple[bytes, bytes]], also: set[bytes] = frozenset()) -> Headers:
