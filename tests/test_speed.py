@@ -190,7 +190,7 @@ def test_one_pair_of_products_is_the_loras_of_a_fused_layer():
     torch.testing.assert_close(x @ layer.all_a.T @ layer.all_b.T, torch.cat(expected, 1))
 
 
-@pytest.mark.parametrize("asked", ["sliding_window", "softcap", "s_aux"])
+@pytest.mark.parametrize("asked", ["softcap", "s_aux"])
 def test_attention_that_is_not_plain_is_refused(asked):
     q = torch.zeros(1, 2, 3, 4)
     layout = Layout.of([2], [1], [1], torch.device("cpu"))

@@ -63,7 +63,7 @@ def shared_prefix_attention(
 
     Raises UserError where the model asks for more than attention to all tokens before.
     """
-    if asked := [name for name in ("sliding_window", "softcap", "s_aux") if more.get(name) is not None]:
+    if asked := [name for name in ("softcap", "s_aux") if more.get(name) is not None]:
         raise UserError(f"model.path: its attention has {asked[0]}, which grpo's training pass has not; give another model")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     return _attend(q, k, v, *layout, scaling)[0][None], None
