@@ -70,7 +70,6 @@ class MicroBatch:
     predicts_M: torch.Tensor  # int64, M = the number of sampled tokens
     targets_BT: torch.Tensor  # int64
     mask_BT: torch.Tensor  # bool
-    longest: int  # a prompt and its completion together, as far as they are read
 
     @staticmethod
     def of(groups: Sequence[Group], rows: Sequence[Row], device: torch.device) -> "MicroBatch":
@@ -92,8 +91,7 @@ class MicroBatch:
         tensors = (torch.tensor(tokens), torch.tensor(positions), torch.tensor(predicts), targets_BT, mask_BT)
         tokens_N, positions_N, predicts_M, targets_BT, mask_BT = (t.to(device) for t in tensors)
         layout = Layout.of([len(ids) for ids in prompts.values()], read_of, [len(ids) for ids in inputs], device)
-        return MicroBatch(tuple(rows), tokens_N, positions_N, layout, predicts_M, targets_BT, mask_BT,
-                          max(positions) + 1)
+        return MicroBatch(tuple(rows), tokens_N, positions_N, layout, predicts_M, targets_BT, mask_BT)
 
 
 def pad(rows: Sequence[Sequence[float]], dtype: torch.dtype) -> torch.Tensor:

@@ -21,7 +21,6 @@ from grpo.run.files import brief, read_object
 from grpo.run.memory import ran_out
 from grpo.run.model_files import check_model
 from grpo.run.tasks import check_task
-from grpo.speed.window import window_of
 from grpo.types import Problem, Prompt, Task, UserError
 
 ANSWER = "an answer"  # of the assistant, to see what a chat template puts behind one
@@ -99,25 +98,9 @@ class Chat:
 
     @cached_property
     def max_tokens(self) -> int:
-        """The longest prompt plus completion that the model has positions for, and that fits its window."""
-        return min(self._positions, self.window or self._positions)
-
-    @cached_property
-    def window(self) -> int | None:
-        """The tokens that a layer with a window attends to; None where all attend to all before."""
-        return window_of(self._config.get_text_config())
-
-    @cached_property
-    def _positions(self) -> int:
+        """The longest prompt plus completion the model has positions for."""
         with read_from(self.path, "number of positions"):
             return self._config.get_text_config().max_position_embeddings
-
-    @property
-    def limit(self) -> str:
-        """max_tokens, and what it is, in words."""
-        return f"{self.max_tokens} positions" if self.max_tokens == self._positions else (
-            f"window of {self.max_tokens} tokens, within which its layers that attend to a window attend to all; beyond it "
-            "the training pass does not compute them")
 
     @cached_property
     def _rows(self) -> int:
@@ -194,6 +177,6 @@ def encode(chat: Chat, task: Task, config: Config) -> tuple[list[Prompt], list[P
     longest = max(len(prompt.token_ids) for prompts in splits for prompt in prompts)
     if longest + config.rollout.max_new_tokens > chat.max_tokens:
         raise UserError(f"rollout.max_new_tokens = {config.rollout.max_new_tokens}: with the longest prompt ({longest} "
-                        f"tokens) it exceeds the model's {chat.limit}; "
+                        f"tokens) it exceeds the model's {chat.max_tokens} positions; "
                         f"at most {chat.max_tokens - longest} fit")
     return *splits, longest + config.rollout.max_new_tokens

@@ -15,7 +15,6 @@ from torch import nn
 
 from grpo.batch import MicroBatch
 from grpo.speed.head import head_logp
-from grpo.speed.window import check_fits
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,6 @@ def score(decoder: nn.Module, head: nn.Linear, batch: MicroBatch, temperature: f
 
     temperature: the logits are divided by it; the model's own factor, if it has one, is part of it.
     """
-    check_fits(decoder.config, batch.longest)
     embedded_1NH = decoder.get_input_embeddings()(batch.tokens_N[None])
     if torch.is_grad_enabled():  # or else the first layer would be compiled apart from the others
         embedded_1NH.requires_grad_()

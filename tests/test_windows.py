@@ -1,4 +1,4 @@
-"""Layers that attend to a window: trained where a prompt and its completion fit it, else refused in one line."""
+"""Layers that attend to a window: the training pass is the padded one, through transformers' own attention; so is vLLM."""
 
 import shutil
 
@@ -19,14 +19,12 @@ from transformers import (
 )
 
 from grpo.batch import MicroBatch
-from grpo.chat import Chat, encode
+from grpo.chat import Chat
 from grpo.logprob import score
 from grpo.policy import Policy, check_base
 from grpo.speed.window import window_of
 from grpo.types import UserError
 from grpo.update import Updater
-from symbols.settings import Settings
-from symbols.task import SymbolTask
 from tests.conftest import ROOT, group_of, padded_logps, randomize, tiny_config, train_here
 
 SIZES = {"vocab_size": 481, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
@@ -63,43 +61,36 @@ def test_which_window_a_config_has(kind, more, window):
     assert window_of(kind(**SIZES, **more)) == window
 
 
+@pytest.mark.parametrize("window", [3, 6, 12, 40])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_log_probs_and_gradients_are_the_padded_passs_up_to_the_window(tmp_path, family):
-    """Groups of different prompt lengths; the longest has just as many tokens as the window."""
-    config = tiny_config(f"model.path={directory(tmp_path / 'm', family, window=12)}", "train.micro_batch_tokens=64")
+def test_log_probs_and_gradients_are_the_padded_passs(tmp_path, family, window):
+    """Groups of different prompt lengths; the longest prompt and completion have 12 tokens."""
+    config = tiny_config(f"model.path={directory(tmp_path / 'm', family, window)}")
     policy = Policy(config.model, config.lora, torch.device("cpu"), 1)
     randomize(policy, 0.3)
     groups = [group_of([5, 6, 7], [[8, 9, 2], [10, 2]]), group_of(list(range(20, 28)), [[8, 9, 11, 2], [2], [12, 13]])]
-    parameters = list(policy.parameters.values())
-    expected, loss = [], 0.0
-    for group in groups:
-        logp_BT = padded_logps(policy, group)
-        for row, completion in enumerate(group.completions):
-            expected.append(logp_BT[row, :len(completion.sample.token_ids)])
-            loss = loss + (expected[-1] * torch.arange(1.0, 1.0 + len(expected[-1]))).sum()
-    wanted = torch.autograd.grad(loss, parameters)
     rows = [(p, row) for p, group in enumerate(groups) for row in range(len(group.completions))]
+    padded_BT = [padded_logps(policy, group) for group in groups]
+    wanted = [padded_BT[p][row, :len(groups[p].completions[row].sample.token_ids)] for p, row in rows]
     batch = MicroBatch.of(groups, rows, policy.device)
-    assert batch.longest == 11  # a completion's last token is predicted, and not read
-    found = score(policy.decoder, policy.head, batch, 1 / policy.logit_scale, 64)
-    rows = [row[mask] for row, mask in zip(found.logp_BT, batch.mask_BT, strict=True)]
-    for one, other in zip(rows, expected, strict=True):
+    scored = score(policy.decoder, policy.head, batch, 1 / policy.logit_scale, 64)
+    found = [row[mask] for row, mask in zip(scored.logp_BT, batch.mask_BT, strict=True)]
+    for one, other in zip(found, wanted, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-5)
-    got = torch.autograd.grad(sum((row * torch.arange(1.0, 1.0 + len(row))).sum() for row in rows), parameters)
-    norm = torch.cat([x.flatten() for x in wanted]).norm()
-    assert torch.cat([(a - b).flatten() for a, b in zip(got, wanted, strict=True)]).norm() < 1e-5 * norm
+    ours, theirs = (torch.cat([g.flatten() for g in torch.autograd.grad(
+        sum((logp * torch.arange(1.0, 1 + len(logp))).sum() for logp in logps), list(policy.parameters.values()))])
+        for logps in (found, wanted))
+    assert (ours - theirs).norm() < 1e-5 * theirs.norm()
 
 
-def test_what_is_longer_than_the_window_is_refused_before_and_while_training(tmp_path):
-    path = directory(tmp_path / "m", "gemma3", window=8)
-    config = tiny_config(f"model.path={path}")
-    chat, task = Chat(config.model, torch.device("cpu")), SymbolTask(Settings(train=2, validation=1, test=1), 1)
-    assert chat.max_tokens == 8
-    with pytest.raises(UserError, match="it exceeds the model's window of 8 tokens"):
-        encode(chat, task, config)
-    policy = Policy(config.model, config.lora, torch.device("cpu"), 1)
-    with pytest.raises(UserError, match="a window of 8 tokens, and a prompt with its completion has 9"):
-        Updater(policy, config).logps([group_of([5, 6, 7, 8, 9, 10], [[8, 9, 11, 2]])])
+def test_a_window_is_not_attention_to_all(tmp_path):
+    """Else the test above would show nothing."""
+    logps = []
+    for window in (3, 40):
+        config = tiny_config(f"model.path={directory(tmp_path / str(window), 'gemma3', window)}")
+        policy = Policy(config.model, config.lora, torch.device("cpu"), 1)
+        logps.append(Updater(policy, config).logps([group_of([5, 6, 7, 8], [[8, 9, 2]])])[0, 0].logp)
+    assert max(abs(a - b) for a, b in zip(*logps, strict=True)) > 0.01
 
 
 def test_a_layer_that_is_not_computed_is_named(tmp_path):
@@ -115,8 +106,9 @@ def test_a_layer_that_is_not_computed_is_named(tmp_path):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_two_steps_through_vllm(tmp_path, family):
+    """With prompts of far more tokens than the window: vLLM's log-probs are the trainer's, or the self-test stops it."""
     run = tmp_path / "run"
-    done = train_here("configs/tiny.yaml", f"model.path={directory(tmp_path / 'm', family, window=256)}", f"run.dir={run}",
+    done = train_here("configs/tiny.yaml", f"model.path={directory(tmp_path / 'm', family, window=16)}", f"run.dir={run}",
                       "run.steps=2", "rollout.prompts_per_step=2", "rollout.group_size=4", "rollout.max_new_tokens=8",
                       "task.train=8", "task.validation=2", "task.test=2", "eval.every=2", "checkpoint.every=2")
     assert done.returncode == 0, done.stderr[-2000:]
