@@ -26,6 +26,7 @@ from grpo.run.model_files import check_shapes, copy_tokenizer, portable_name
 from grpo.speed import attention
 from grpo.speed.head import logit_scale
 from grpo.speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
+from grpo.speed.window import COMPUTED
 from grpo.types import UserError
 
 WEIGHTS, SETTINGS = "adapter_model.safetensors", "adapter_config.json"  # PEFT's file names
@@ -168,9 +169,10 @@ def check_base(chat: Chat, model: Model, lora: Lora) -> PreTrainedModel:
 
 def _check(base: PreTrainedModel, model: Model, lora: Lora) -> float:
     """The factor of its logits."""
-    if set(getattr(base.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
-        raise UserError(f"model.path = {model.path}: some layers attend to a window or a state only; give a model whose "
-                        "every layer attends to all tokens before")
+    for place, kind in enumerate(getattr(base.config, "layer_types", None) or []):
+        if kind not in COMPUTED:
+            raise UserError(f"model.path = {model.path}: its layer {place} is {kind} ({base.config.model_type}), which the "
+                            f"training pass does not compute; give a model whose layers are {' or '.join(sorted(COMPUTED))}")
     scale = logit_scale(base)
     if scale is None:
         raise UserError(f"model.path = {model.path}: {type(base).__name__} makes logits otherwise than by its LM head and "

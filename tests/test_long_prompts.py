@@ -8,8 +8,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from grpo.guards import dry_step
-from grpo.speed import attention
+from grpo.speed import attention, padded
 from grpo.speed.attention import Layout, scores_bytes
+from grpo.speed.padded import Sight
 from grpo.types import UserError
 from grpo.update import Updater
 from tests.conftest import tiny_config, tiny_policy
@@ -32,7 +33,7 @@ class Largest(TorchDispatchMode):
 
 def test_scores_are_there_a_block_at_a_time(monkeypatch):
     """A prompt of 400 tokens has 320,000 scores with 2 heads; 10 completions of 40 see it, which are as many again."""
-    monkeypatch.setattr(attention, "SCORES", 8000)
+    monkeypatch.setattr(padded, "SCORES", 8000)
     layout = Layout.of([400], [400], [40] * 10, torch.device("cpu"))
     at, prompts, groups, rows = attention._stretches(*layout)
     q, k, v = torch.randn(3, 800, 2, 4).unbind()
@@ -41,8 +42,8 @@ def test_scores_are_there_a_block_at_a_time(monkeypatch):
                                    slice(0, at)), (slice(at, None), rows, rows, slice(at, None))):
         given = q[part], k[keys], v[keys]
         with Largest() as largest:
-            attention._forward(*given, of_q, of_k, part == keys, 0.5)
-            attention._backward(o[part], *given, o[part], lse[:, part], of_q, of_k, part == keys, 0.5)
+            attention._forward(*given, of_q, of_k, Sight(part == keys), 0.5)
+            attention._backward(o[part], *given, o[part], lse[:, part], of_q, of_k, Sight(part == keys), 0.5)
         assert 3200 <= largest.numbers <= 8000
 
 
@@ -51,7 +52,9 @@ def test_what_scores_take_by_hand():
     assert scores_bytes([100], [30], [10, 20], 2, like) == 3 * 4 * 2 * 100 * 100  # more than 2 x 30 x 100, 2 x 2 x 20 x 20
     assert scores_bytes([10, 40], [200, 5], [100, 100, 5], 1, like) == 3 * 4 * 3 * 100 * 100  # three, padded to the longest
     assert scores_bytes([5000], [8], [8], 6, like.double()) == 3 * 8 * 6 * 279 * (17 * 279)  # of 2^23, with 5000 keys
-    assert scores_bytes([5000], [8], [8], 6, SimpleNamespace(is_cuda=True, dtype=torch.bfloat16)) == 0
+    flash = SimpleNamespace(is_cuda=True, dtype=torch.bfloat16)
+    assert scores_bytes([5000], [8], [8], 6, flash) == scores_bytes([5000], [8], [8], 6, flash, window=5008) == 0
+    assert scores_bytes([100], [30], [10, 20], 2, flash, window=119) == 3 * 4 * 2 * 100 * 100  # no kernel has such a window
 
 
 def test_the_forecast_knows_the_scores_and_reads_no_long_prompt(monkeypatch):

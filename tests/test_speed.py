@@ -15,7 +15,7 @@ from benchmarks import random_base
 from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
-from grpo.speed import attention
+from grpo.speed import attention, padded
 from grpo.speed.attention import Layout, _attend, shared_prefix_attention
 from grpo.speed.engine import _side_by_side
 from grpo.speed.engine import settings as engine_settings
@@ -27,30 +27,33 @@ from tests.conftest import TINY, group_of, tiny_config, tiny_policy
 MODEL = str(TINY.parents[1] / "models" / "tiny")
 
 
-def seen(prompts: list[int], rows: list[list[int]]) -> torch.Tensor:
-    """Which of the packed tokens each sees, written out: its prompt, and its own before it."""
-    owner = [(p, None) for p, length in enumerate(prompts) for _ in range(length)]
-    owner += [(p, b) for p, lengths in enumerate(rows) for b, length in enumerate(lengths) for _ in range(length)]
+def seen(prompts: list[int], rows: list[list[int]], window: int = 0) -> torch.Tensor:
+    """Which of the packed tokens each sees, written out: its prompt, and its own before it, as far as the window reaches."""
+    owner = [(p, None, place) for p, length in enumerate(prompts) for place in range(length)]
+    owner += [(p, b, prompts[p] + place) for p, lengths in enumerate(rows) for b, length in enumerate(lengths)
+              for place in range(length)]
     return torch.tensor([[theirs[0] == mine[0] and theirs[1] in (None, mine[1]) and before <= at
+                          and (not window or mine[2] - theirs[2] < window)
                           for before, theirs in enumerate(owner)] for at, mine in enumerate(owner)])
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 7), min_size=1, max_size=4)), min_size=1, max_size=3),
-       st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.integers(0, 9), st.sampled_from([attention.SCORES, 60, 1]))
-def test_attention_equals_the_masked_one(shape, heads, seed, scores):
+       st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.integers(0, 9), st.sampled_from([padded.SCORES, 60, 1]),
+       st.sampled_from([0, 1, 2, 3, 6, 9, 40]))
+def test_attention_equals_the_masked_one(shape, heads, seed, scores, window):
     prompts, rows = [length for length, _ in shape], [lengths for _, lengths in shape]
     layout = Layout.of(prompts, [sum(lengths) for lengths in rows], [n for lengths in rows for n in lengths],
                        torch.device("cpu"))
-    mask, (q_heads, kv_heads) = seen(prompts, rows), heads
+    mask, (q_heads, kv_heads) = seen(prompts, rows, window), heads
     torch.manual_seed(seed)
     q, k, v = (torch.randn(len(mask), n, 8, dtype=torch.float64, requires_grad=True) for n in (q_heads, kv_heads, kv_heads))
     plain = F.scaled_dot_product_attention(
         *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask, scale=0.4, enable_gqa=True)[0].transpose(0, 1)
     upstream = torch.randn_like(plain)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "SCORES", scores)
-        ours, _ = _attend(q, k, v, *layout, 0.4)
+        patch.setattr(padded, "SCORES", scores)
+        ours, _ = _attend(q, k, v, *layout, 0.4, window)
         gradients = torch.autograd.grad(ours, (q, k, v), upstream)
     torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-12)
     for got, wanted in zip(gradients, torch.autograd.grad(plain, (q, k, v), upstream), strict=True):
@@ -58,10 +61,10 @@ def test_attention_equals_the_masked_one(shape, heads, seed, scores):
 
 
 def test_a_block_holds_so_many_scores_by_hand(monkeypatch):
-    monkeypatch.setattr(attention, "SCORES", 60)
-    blocks = [*attention._blocks([2, 3, 4], [5, 5, 5], 2, causal=False)]  # of two heads; 2 x 2 x 3 x 5 = 60 are held
+    monkeypatch.setattr(padded, "SCORES", 60)
+    blocks = [*padded.blocks([2, 3, 4], [5, 5, 5], 2, causal=False)]  # of two heads; 2 x 2 x 3 x 5 = 60 are held
     assert blocks == [(0, [2, 3], 0, [5, 5]), (5, [4], 10, [5])]
-    blocks = [*attention._blocks([4, 1], [40, 1], 2, causal=True)]  # not one query's 80: a query at a time
+    blocks = [*padded.blocks([4, 1], [40, 1], 2, causal=True)]  # not one query's 80: a query at a time
     assert blocks == [*((at, [1], 0, [at + 1]) for at in range(4)), (4, [1], 40, [1])]
 
 
@@ -78,7 +81,8 @@ def test_attention_is_a_well_made_operator():
     """What torch.compile is told of it (shapes, strides, no aliasing) is what it does."""
     layout = Layout.of([3, 2], [4, 3], [1, 3, 3], torch.device("cpu"))
     q, k, v = (torch.randn(n, 12, 8).transpose(0, 1).requires_grad_() for n in (4, 2, 2))  # strided as the model gives them
-    torch.library.opcheck(_attend, (q, k, v, *layout, 0.4))
+    for window in (0, 2):
+        torch.library.opcheck(_attend, (q, k, v, *layout, 0.4, window))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention's kernels need an NVIDIA GPU")
@@ -89,7 +93,7 @@ def test_flash_attention_equals_the_formulas():
     upstream, found = torch.randn_like(given[0]), {}
     for dtype in (torch.bfloat16, torch.float32):
         inputs = [x.to(dtype).requires_grad_() for x in given]
-        out, lse = _attend(*inputs, *layout, 0.088)
+        out, lse = _attend(*inputs, *layout, 0.088, 0)
         found[dtype] = [out, lse, *torch.autograd.grad(out, inputs, upstream.to(dtype))]
     for flash, plain in zip(*found.values(), strict=True):
         assert (flash.float() - plain).norm() < 0.005 * plain.norm()
@@ -190,7 +194,7 @@ def test_one_pair_of_products_is_the_loras_of_a_fused_layer():
     torch.testing.assert_close(x @ layer.all_a.T @ layer.all_b.T, torch.cat(expected, 1))
 
 
-@pytest.mark.parametrize("asked", ["sliding_window", "softcap", "s_aux"])
+@pytest.mark.parametrize("asked", ["softcap", "s_aux"])
 def test_attention_that_is_not_plain_is_refused(asked):
     q = torch.zeros(1, 2, 3, 4)
     layout = Layout.of([2], [1], [1], torch.device("cpu"))

@@ -13,6 +13,7 @@ import torch
 
 from grpo.run.memory import GIB, available, counting_saved, ran_out
 from grpo.speed.attention import scores_bytes
+from grpo.speed.window import window_of
 from grpo.types import Completion, Group, Prompt, Sample, Score, UserError
 
 if TYPE_CHECKING:
@@ -120,7 +121,7 @@ def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[fl
     activations = (probed[1] - probed[0]) / (more - few) * _read(shape, prompt)
     scores = scores_bytes([len(prompt.token_ids)] * len(shape), [sum(rows) for rows in shape],
                           [tokens for rows in shape for tokens in rows], policy.decoder.config.num_attention_heads,
-                          torch.empty(0, dtype=policy.dtype, device=policy.device))
+                          torch.empty(0, dtype=policy.dtype, device=policy.device), window_of(policy.decoder.config) or 0)
     # grpo/speed/head.py has four float32 tensors of a chunk's logits at once
     chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,

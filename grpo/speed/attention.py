@@ -13,20 +13,22 @@ The backward pass of attention needs no more of the forward than o and lse (Flas
 
 With the merged o and lse these are the whole softmax's gradients, one stretch of keys at a time; the merge itself needs
 no backward pass. S is `scale` q k^T, causal where the keys are the token's own.
+
+In a layer with a window of W a token sees itself and the W - 1 before it: of its prompt, a completion's token t, from 0,
+sees the last W - 1 - t. Where the longest prompt and completion have at most W tokens together, that is no window.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from transformers import AttentionInterface
 
+from grpo.speed.padded import Offsets, Sight, Stretches, blocks, padded, scores, wide
 from grpo.types import UserError
 
 NAME = "shared_prefix"  # transformers' attn_implementation
-SCORES = 2**23  # at once, where they are written out
-Offsets = torch.Tensor  # int32, from 0: where each stretch begins, and the end of the last
 
 
 class Layout(NamedTuple):
@@ -43,30 +45,25 @@ class Layout(NamedTuple):
             [len(prompts), sum(prompts), max(prompts), max(groups), max(rows)]))
 
 
-class _Stretches(NamedTuple):
-    offsets: Offsets
-    longest: int
-
-
-def _stretches(offsets: Offsets, sizes: torch.Tensor) -> tuple[int, _Stretches, _Stretches, _Stretches]:
+def _stretches(offsets: Offsets, sizes: torch.Tensor) -> tuple[int, Stretches, Stretches, Stretches]:
     """The prompts' tokens; prompts, groups, rows."""
     count, tokens, prompt, group, row = sizes.tolist()
     prompts, groups, rows = offsets.tensor_split([count + 1, 2 * count + 2])
-    return tokens, _Stretches(prompts, prompt), _Stretches(groups, group), _Stretches(rows, row)
+    return tokens, Stretches(prompts, prompt), Stretches(groups, group), Stretches(rows, row)
 
 
 def shared_prefix_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
-    *, scaling: float, layout: Layout, **more: object,
+    *, scaling: float, layout: Layout, sliding_window: int | None = None, **more: object,
 ) -> tuple[torch.Tensor, None]:
     """As transformers calls it: query 1 x heads x N x D, key and value likewise, with fewer heads perhaps.
 
-    Raises UserError where the model asks for more than attention to all tokens before.
+    sliding_window: how many tokens a token attends to, itself among them. Raises UserError where the model asks for more.
     """
-    if asked := [name for name in ("sliding_window", "softcap", "s_aux") if more.get(name) is not None]:
+    if asked := [name for name in ("softcap", "s_aux") if more.get(name) is not None]:
         raise UserError(f"model.path: its attention has {asked[0]}, which grpo's training pass has not; give another model")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return _attend(q, k, v, *layout, scaling)[0][None], None
+    return _attend(q, k, v, *layout, scaling, sliding_window or 0)[0][None], None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
@@ -74,13 +71,14 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 
 @torch.library.custom_op("grpo::shared_prefix_attention", mutates_args=())
 def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, sizes: torch.Tensor, scale: float
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, sizes: torch.Tensor, scale: float, window: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(o, lse): N x heads x D as q, and heads x N in float32, or float64 where q is."""
     at, prompts, groups, rows = _stretches(offsets, sizes)
-    o, lse = _forward(q[:at], k[:at], v[:at], prompts, prompts, True, scale)
-    o_own, lse_own = _forward(q[at:], k[at:], v[at:], rows, rows, True, scale)
-    o_shared, lse_shared = _forward(q[at:], k[:at], v[:at], groups, prompts, False, scale)
+    own, shared = _sights(prompts, rows, window)
+    o, lse = _forward(q[:at], k[:at], v[:at], prompts, prompts, own, scale)
+    o_own, lse_own = _forward(q[at:], k[at:], v[at:], rows, rows, own, scale)
+    o_shared, lse_shared = _forward(q[at:], k[:at], v[:at], groups, prompts, shared, scale)
     share = torch.sigmoid(lse_shared - lse_own).T[..., None]
     merged = torch.lerp(o_own.to(share.dtype), o_shared.to(share.dtype), share).to(q.dtype)
     return torch.cat([o, merged]), torch.cat([lse, torch.logaddexp(lse_shared, lse_own)], 1)
@@ -89,70 +87,79 @@ def _attend(
 @torch.library.custom_op("grpo::shared_prefix_attention_backward", mutates_args=())
 def _attend_backward(
     do: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, o: torch.Tensor, lse: torch.Tensor,
-    offsets: torch.Tensor, sizes: torch.Tensor, scale: float,
+    offsets: torch.Tensor, sizes: torch.Tensor, scale: float, window: int,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(dq, dk, dv), of q's, k's and v's shapes."""
     at, prompts, groups, rows = _stretches(offsets, sizes)
+    own, shared = _sights(prompts, rows, window)
     do, of_prompts, of_rows = do.contiguous(), lse[:, :at].contiguous(), lse[:, at:].contiguous()
-    dq, dk, dv = _backward(do[:at], q[:at], k[:at], v[:at], o[:at], of_prompts, prompts, prompts, True, scale)
-    dq_own, dk_own, dv_own = _backward(do[at:], q[at:], k[at:], v[at:], o[at:], of_rows, rows, rows, True, scale)
+    dq, dk, dv = _backward(do[:at], q[:at], k[:at], v[:at], o[:at], of_prompts, prompts, prompts, own, scale)
+    dq_own, dk_own, dv_own = _backward(do[at:], q[at:], k[at:], v[at:], o[at:], of_rows, rows, rows, own, scale)
     dq_shared, dk_shared, dv_shared = _backward(
-        do[at:], q[at:], k[:at], v[:at], o[at:], of_rows, groups, prompts, False, scale)
+        do[at:], q[at:], k[:at], v[:at], o[at:], of_rows, groups, prompts, shared, scale)
     return torch.cat([dq, dq_own + dq_shared]), torch.cat([dk + dk_shared, dk_own]), torch.cat([dv + dv_shared, dv_own])
 
 
 @_attend.register_fake
-def _(q, k, v, offsets, sizes, scale):
-    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=_wide(q))
+def _(q, k, v, offsets, sizes, scale, window):
+    return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide(q))
 
 
 @_attend_backward.register_fake
-def _(do, q, k, v, o, lse, offsets, sizes, scale):
+def _(do, q, k, v, o, lse, offsets, sizes, scale, window):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _keep(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:3], *output, *inputs[3:5])
-    ctx.scale = inputs[5]
+    ctx.scale, ctx.window = inputs[5:]
 
 
 def _gradients(ctx, do, _dlse):
-    return *_attend_backward(do, *ctx.saved_tensors, ctx.scale), None, None, None
+    return *_attend_backward(do, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None, None
 
 
 _attend.register_autograd(_gradients, setup_context=_keep)
 
 
-def _forward(q, k, v, of_q: _Stretches, of_k: _Stretches, causal: bool, scale: float):
+def _sights(prompts: Stretches, rows: Stretches, window: int) -> tuple[Sight, Sight]:
+    """Of own tokens, and of a completion's tokens on their prompt. Without a window where all fits into it."""
+    if not window or prompts.longest + rows.longest <= window:
+        return Sight(True), Sight(False)
+    starts, tokens = rows.offsets[:-1].long(), torch.arange(int(rows.offsets[-1]), device=rows.offsets.device)
+    return Sight(True, window), Sight(False, window, tokens - starts.repeat_interleave(rows.offsets.diff()))
+
+
+def _forward(q, k, v, of_q: Stretches, of_k: Stretches, sight: Sight, scale: float):
     """(o, lse) of each stretch of queries over its stretch of keys alone."""
-    if _flash(q):
+    if _flash(q) and not sight.window:
         return torch.ops.aten._flash_attention_forward(
-            q, k, v, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, causal, False, scale=scale)[:2]
-    o, lse = torch.empty_like(q), q.new_empty((q.shape[1], q.shape[0]), dtype=_wide(q))
-    for queries, keys in _padded(of_q, of_k, q.shape[1], causal, q.device):
+            q, k, v, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, sight.causal, False, scale=scale)[:2]
+    o, lse = torch.empty_like(q), q.new_empty((q.shape[1], q.shape[0]), dtype=wide(q))
+    for queries, keys in padded(of_q, of_k, q.shape[1], sight.causal, q.device):
         heads = k.shape[1]
-        scores_SHTT = _scores(queries.pad(q, heads), keys.pad(k, heads), queries, keys, causal, scale)
-        lse_SHT1 = scores_SHTT.logsumexp(-1, keepdim=True)
+        scores_SHTT = scores(queries.pad(q, heads), keys.pad(k, heads), queries, keys, sight, scale)
+        lse_SHT1 = scores_SHTT.logsumexp(-1, keepdim=True).clamp_(min=torch.finfo(lse.dtype).min)  # who sees none has o = 0
         o_SHTD = torch.exp(scores_SHTT.sub_(lse_SHT1)).to(v.dtype) @ keys.pad(v, heads)
         o[queries.tokens], lse[:, queries.tokens] = queries.unpad(o_SHTD), queries.unpad(lse_SHT1)[..., 0].T
     return o, lse
 
 
-def _backward(do, q, k, v, o, lse, of_q: _Stretches, of_k: _Stretches, causal: bool, scale: float):
+def _backward(do, q, k, v, o, lse, of_q: Stretches, of_k: Stretches, sight: Sight, scale: float):
     """(dq, dk, dv), where o and lse are those of all stretches of keys together."""
-    if _flash(q):
+    if _flash(q) and not sight.window:
         no_dropout = torch.empty(0, dtype=torch.uint64, device=q.device)
         return torch.ops.aten._flash_attention_backward(
-            do, q, k, v, o, lse, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, causal,
+            do, q, k, v, o, lse, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, sight.causal,
             no_dropout, no_dropout, scale=scale)
-    heads, wide, inner = k.shape[1], _wide(q), (do.to(lse) * o.to(lse)).sum(-1, keepdim=True)
-    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k, dtype=wide), torch.zeros_like(v, dtype=wide)
-    for queries, keys in _padded(of_q, of_k, q.shape[1], causal, q.device):
+    heads, dtype, inner = k.shape[1], wide(q), (do.to(lse) * o.to(lse)).sum(-1, keepdim=True)
+    dq, dk, dv = torch.empty_like(q), torch.zeros_like(k, dtype=dtype), torch.zeros_like(v, dtype=dtype)
+    for queries, keys in padded(of_q, of_k, q.shape[1], sight.causal, q.device):
         q_SHTD, do_SHTD = queries.pad(q, heads), queries.pad(do, heads)
         k_SHTD, v_SHTD = keys.pad(k, heads), keys.pad(v, heads)
         lse_SHT1 = queries.pad(lse.T[..., None], heads, fill=float("inf"))  # padded queries have P = 0
-        p_SHTT = torch.exp(_scores(q_SHTD, k_SHTD, queries, keys, causal, scale).sub_(lse_SHT1))
-        ds_SHTT = (do_SHTD @ v_SHTD.mT).to(wide).sub_(queries.pad(inner, heads)).mul_(p_SHTT).mul_(scale).to(q.dtype)
+        p_SHTT = torch.exp(scores(q_SHTD, k_SHTD, queries, keys, sight, scale).sub_(lse_SHT1))
+        ds_SHTT = (do_SHTD @ v_SHTD.mT).to(dtype).sub_(queries.pad(inner, heads)).mul_(p_SHTT).mul_(scale).to(q.dtype)
         dq[queries.tokens] = queries.unpad(ds_SHTT @ k_SHTD)
         dk[keys.tokens] += keys.unpad(ds_SHTT.mT @ q_SHTD)
         dv[keys.tokens] += keys.unpad(p_SHTT.to(q.dtype).mT @ do_SHTD)
@@ -164,85 +171,12 @@ def _flash(q: torch.Tensor) -> bool:
     return q.is_cuda and q.dtype in (torch.bfloat16, torch.float16)
 
 
-def scores_bytes(prompts: Sequence[int], groups: Sequence[int], rows: Sequence[int], heads: int, like: torch.Tensor) -> int:
+def scores_bytes(prompts: Sequence[int], groups: Sequence[int], rows: Sequence[int], heads: int, like: torch.Tensor,
+                 window: int = 0) -> int:
     """The most that scores take at once, for the lengths that make a Layout and queries `like` this. 0 in FlashAttention."""
-    if _flash(like):
+    if _flash(like) and not 0 < window < max(prompts) + max(rows):
         return 0
     most = max(heads * len(block.queries) * max(block.queries) * max(block.keys)
                for of_q, of_k in ((prompts, prompts), (rows, rows), (groups, prompts))
-               for block in _blocks(of_q, of_k, heads, causal=of_q is of_k))
-    return 3 * _wide(like).itemsize * most  # S; its exponential, or P; a buffer of softmax, or dS
-
-
-class _Block(NamedTuple):
-    """Neighbouring stretches, whole; or some of one's queries, with the keys that they may see."""
-
-    first_query: int  # its place among the packed tokens
-    queries: list[int]  # of each stretch, how many
-    first_key: int
-    keys: list[int]
-
-
-def _blocks(of_q: Sequence[int], of_k: Sequence[int], heads: int, causal: bool) -> Iterator[_Block]:
-    """Stretches of these lengths in blocks of at most SCORES scores each, or of one query's."""
-    first, query, key = 0, 0, 0
-    while first < len(of_q):
-        last, longest_q, longest_k = first, 0, 0
-        while last < len(of_q):
-            longest_q, longest_k = max(longest_q, of_q[last]), max(longest_k, of_k[last])
-            if last > first and heads * (last + 1 - first) * longest_q * longest_k > SCORES:
-                break
-            last += 1
-        queries, keys = list(of_q[first:last]), list(of_k[first:last])
-        if last > first + 1:
-            yield _Block(query, queries, key, keys)
-        else:
-            step = max(1, SCORES // (heads * keys[0]))
-            for at in range(0, queries[0], step):
-                end = min(at + step, queries[0])
-                yield _Block(query + at, [end - at], key, [end if causal else keys[0]])
-        first, query, key = last, query + sum(queries), key + sum(keys)
-
-
-def _padded(
-    of_q: _Stretches, of_k: _Stretches, heads: int, causal: bool, device: torch.device
-) -> Iterator[tuple["_Padding", "_Padding"]]:
-    """The queries and the keys of each block."""
-    for block in _blocks(of_q.offsets.diff().tolist(), of_k.offsets.diff().tolist(), heads, causal):
-        yield _Padding(block.first_query, block.queries, device), _Padding(block.first_key, block.keys, device)
-
-
-def _wide(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-def _scores(
-    q_SHTD: torch.Tensor, k_SHTD: torch.Tensor, queries: "_Padding", keys: "_Padding", causal: bool, scale: float
-) -> torch.Tensor:
-    """S, -inf where a query does not see a key."""
-    scores_SHTT = (q_SHTD @ k_SHTD.mT).to(_wide(q_SHTD)).mul_(scale)
-    seen_STT = keys.inside_ST[:, None]
-    if causal:  # the last query of a block sees its last key
-        several, last = queries.inside_ST.shape[1], keys.inside_ST.shape[1]
-        seen_STT = seen_STT & torch.ones(several, last, dtype=torch.bool, device=seen_STT.device).tril(last - several)
-    scores_SHTT.unflatten(2, (-1, queries.inside_ST.shape[1])).masked_fill_(~seen_STT[:, None, None], float("-inf"))
-    return scores_SHTT
-
-
-class _Padding:
-    """Packed neighbouring stretches to a padded tensor and back; S stretches of at most T tokens."""
-
-    def __init__(self, first: int, lengths: list[int], device: torch.device):
-        self.tokens = slice(first, first + sum(lengths))
-        self.inside_ST = torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
-
-    def pad(self, x_NHD: torch.Tensor, heads: int, fill: float = 0.0) -> torch.Tensor:
-        """N x (several x heads) x D to S x heads x (several x T) x D: the queries that share keys lie in the same rows."""
-        x_NHD = x_NHD[self.tokens]
-        x_STHD = x_NHD.new_full((*self.inside_ST.shape, *x_NHD.shape[1:]), fill)
-        x_STHD[self.inside_ST] = x_NHD
-        return x_STHD.transpose(1, 2).unflatten(1, (heads, -1)).flatten(2, 3)
-
-    def unpad(self, x_SHTD: torch.Tensor) -> torch.Tensor:
-        """The way back."""
-        return x_SHTD.unflatten(2, (-1, self.inside_ST.shape[1])).flatten(1, 2).transpose(1, 2)[self.inside_ST]
+               for block in blocks(of_q, of_k, heads, causal=of_q is of_k))
+    return 3 * wide(like).itemsize * most  # S; its exponential, or P; a buffer of softmax, or dS
