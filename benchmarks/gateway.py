@@ -72,6 +72,7 @@ def speeds(took: dict[str, list[float]], whole: dict[str, float]) -> dict[str, f
     p50 = {name: 1000 * statistics.median(each) for name, each in took.items()}
     rate = {name: len(took[name]) / seconds for name, seconds in whole.items()}
     row = {f"{name}_p50_ms": round(p50[name], 2) for name in ("api", "vllms_adapter", "gateway")}
+    row["gateway_p99_ms"] = round(1000 * statistics.quantiles(took["gateway"], n=100, method="inclusive")[-1], 2)
     row["added_over_adapter"] = round((p50["gateway"] - p50["api"]) / p50["vllms_adapter"], 3)
     row |= {f"{name}_per_s": round(rate[name], 1) for name in whole}
     row["two_calls_per_s"] = round(1 / (1 / rate["api"] + 1 / rate["vllms_adapter"]), 1)

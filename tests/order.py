@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-LONGEST = ("served", "serve_engine", "faults", "sums", "torchrun", "resume", "examples", "changing_it", "report_charts",
-           "train", "compare", "ending", "ask", "sampler")
+LONGEST = ("served", "serve_engine", "faults", "sums", "torchrun", "serve_reload", "resume", "examples", "changing_it",
+           "report_charts", "train", "compare", "ending", "ask", "sampler")
 ONE_SERVER = ("served", "serve_engine")  # one after the other in one process: both ask vllm_server, which starts once
 
 
