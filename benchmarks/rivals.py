@@ -194,7 +194,8 @@ def _losses(policy: Policy, config: Config, groups: Sequence[Group]) -> Iterator
     """The sum of the tokens' losses, of one micro-batch after the other."""
     for rows in micro_batches.split(groups, [(p, 0) for p in range(len(groups))], config.train.micro_batch_tokens):
         batch = MicroBatch.of(groups, rows, policy.device)
-        scored = score(policy.decoder, policy.head, batch, 1 / policy.logit_scale, config.train.head_chunk_tokens)
+        scored = score(policy.decoder, policy.head, batch, 1 / policy.logit_scale, config.train.head_chunk_tokens,
+                       policy.logit_cap)
         yield -scored.logp_BT.sum()
 
 

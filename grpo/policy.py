@@ -24,7 +24,7 @@ from grpo.config import Lora, Model
 from grpo.run.identity import fingerprint
 from grpo.run.model_files import check_shapes, copy_tokenizer, portable_name
 from grpo.speed import attention
-from grpo.speed.head import logit_scale
+from grpo.speed.head import logit_form
 from grpo.speed.shared_base import CannotShareError, EngineWeights, empty_model, shared_base
 from grpo.speed.window import COMPUTED
 from grpo.types import UserError
@@ -36,8 +36,8 @@ class Policy(Chat):
     """Base, LoRA and tokenizer.
 
     Attributes: `decoder` and `head`, which take tokens to hidden states to logits; `logit_scale`, by which the model
-    multiplies these; `parameters`, the LoRA, float32, by PEFT's names; `shares_base`, whether the base is the engine's,
-    and `held`, a line that says so.
+    multiplies these, and `logit_cap`, their soft cap, or 0; `parameters`, the LoRA, float32, by PEFT's names;
+    `shares_base`, whether the base is the engine's, and `held`, a line that says so.
     """
 
     def __init__(self, model: Model, lora: Lora, device: torch.device, seed: int, engine: EngineWeights | None = None):
@@ -50,7 +50,7 @@ class Policy(Chat):
         super().__init__(model, device)
         base, self.shares_base, self.held = self._base(engine)
         base.requires_grad_(False)
-        self.logit_scale = _check(base, model, lora)
+        self.logit_scale, self.logit_cap = _check(base, model, lora)
         for name, weight in base.named_parameters():
             if not weight.sum(dtype=torch.float32).isfinite():  # which takes no memory, and has NaN where a weight has
                 raise UserError(f"model.path = {model.path}: {name} holds a number that is not finite; copy the model anew, "
@@ -167,19 +167,19 @@ def check_base(chat: Chat, model: Model, lora: Lora) -> PreTrainedModel:
     return base
 
 
-def _check(base: PreTrainedModel, model: Model, lora: Lora) -> float:
-    """The factor of its logits."""
+def _check(base: PreTrainedModel, model: Model, lora: Lora) -> tuple[float, float]:
+    """The factor and the soft cap of its logits."""
     for place, kind in enumerate(getattr(base.config, "layer_types", None) or []):
         if kind not in COMPUTED:
             raise UserError(f"model.path = {model.path}: its layer {place} is {kind} ({base.config.model_type}), which the "
                             f"training pass does not compute; give a model whose layers are {' or '.join(sorted(COMPUTED))}")
-    scale = logit_scale(base)
-    if scale is None:
+    form = logit_form(base)
+    if form is None:
         raise UserError(f"model.path = {model.path}: {type(base).__name__} makes logits otherwise than by its LM head and "
-                        "a factor (with a soft cap, say), which the training pass does not; give a model without that")
+                        "a factor or a soft cap, which the training pass does not; give a model without that")
     names = {name.rsplit(".", 1)[-1] for name, module in base.named_modules()
              if isinstance(module, nn.Linear) and module is not base.get_output_embeddings()}
     if missing := sorted(set(lora.targets) - names):
         raise UserError(f"lora.targets: {missing[0]} is no linear layer of {model.path} that can have a LoRA; "
                         f"it has {', '.join(sorted(names))}")
-    return scale
+    return form

@@ -164,7 +164,8 @@ class Updater:
 
     def _score(self, batch: MicroBatch) -> Scored:
         return score(self.policy.decoder, self.policy.head, batch,
-                     self.config.rollout.temperature / self.policy.logit_scale, self.config.train.head_chunk_tokens)
+                     self.config.rollout.temperature / self.policy.logit_scale, self.config.train.head_chunk_tokens,
+                     self.policy.logit_cap)
 
     @torch.no_grad()
     def _reference(self, batch: MicroBatch) -> torch.Tensor:

@@ -22,7 +22,7 @@ from transformers import (
 
 from grpo.chat import Chat
 from grpo.policy import Policy, check_base
-from grpo.speed.head import logit_scale
+from grpo.speed.head import logit_form
 from grpo.types import UserError
 from grpo.update import Updater
 from tests.conftest import ROOT, group_of, padded_logps, randomize, tiny_config
@@ -39,16 +39,17 @@ SIZES = {"vocab_size": 481, "hidden_size": 32, "intermediate_size": 64, "num_hid
     (lambda **sizes: CohereConfig(**sizes, logit_scale=0.0625), CohereForCausalLM, 1 / 16),  # multiplies
     (lambda **sizes: CohereConfig(**sizes, logit_scale=0.0), CohereForCausalLM, None),  # no temperature says that
     (lambda **sizes: CohereConfig(**sizes, logit_scale=-1.0), CohereForCausalLM, None),
-    (lambda **sizes: Gemma2Config(**sizes, final_logit_softcapping=30.0), Gemma2ForCausalLM, None),
-    (lambda **sizes: Gemma2Config(**sizes, final_logit_softcapping=1000.0), Gemma2ForCausalLM, None),
+    (lambda **sizes: Gemma2Config(**sizes, final_logit_softcapping=30.0), Gemma2ForCausalLM, (1, 30)),
+    (lambda **sizes: Gemma2Config(**sizes, final_logit_softcapping=1000.0), Gemma2ForCausalLM, (1, 1000)),
     (lambda **sizes: Gemma2Config(**sizes, final_logit_softcapping=None), Gemma2ForCausalLM, 1),
     (lambda **sizes: BertConfig(**sizes, is_decoder=True), BertLMHeadModel, None)])  # a layer between decoder and head
 def test_what_is_done_after_the_head(config, kind, scale):
     model = kind(config(**SIZES)).eval()
     ids = torch.tensor([[3, 4, 5]])
     before = model(ids).logits
-    found = logit_scale(model)
-    assert found == (None if scale is None else pytest.approx(scale))
+    found = logit_form(model)
+    wanted = scale if isinstance(scale, tuple) else (scale, 0.0)
+    assert found == (None if scale is None else pytest.approx(wanted))
     assert torch.equal(model(ids).logits, before)  # the model is as it was
 
 
@@ -63,9 +64,12 @@ def directory(folder, model) -> str:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_log_probs_are_those_of_the_whole_model(tmp_path, temperature):
-    path = directory(tmp_path / "m", GraniteForCausalLM(GraniteConfig(**SIZES, logits_scaling=4.0)))
-    config = tiny_config(f"model.path={path}", f"rollout.temperature={temperature}")
+@pytest.mark.parametrize(("kind", "config"), [
+    (GraniteForCausalLM, lambda: GraniteConfig(**SIZES, logits_scaling=4.0)),
+    (NanoChatForCausalLM, lambda: NanoChatConfig(**SIZES, final_logit_softcapping=1.5))])
+def test_log_probs_are_those_of_the_whole_model(tmp_path, temperature, kind, config):
+    path = directory(tmp_path / "m", kind(config()))
+    config = tiny_config(f"model.path={path}", f"rollout.temperature={temperature}", "lora.targets=[q_proj,v_proj]")
     policy = Policy(config.model, config.lora, torch.device("cpu"), 1)
     randomize(policy, 0.1)
     group = group_of([5, 6, 7], [[8, 9, 2], [10, 2]])
@@ -75,9 +79,9 @@ def test_log_probs_are_those_of_the_whole_model(tmp_path, temperature):
     torch.testing.assert_close(torch.tensor(logs[0, 1].logp), expected[1, :2], atol=1e-4, rtol=0)
 
 
-def test_a_soft_cap_is_refused_by_name_without_the_weights(tmp_path):
-    path = directory(tmp_path / "m", NanoChatForCausalLM(NanoChatConfig(**SIZES, final_logit_softcapping=15.0)))
+def test_what_is_done_to_logits_besides_is_refused_by_name_without_the_weights(tmp_path):
+    path = directory(tmp_path / "m", CohereForCausalLM(CohereConfig(**SIZES, logit_scale=-1.0)))
     save_file({}, tmp_path / "m" / "model.safetensors")
     config = tiny_config(f"model.path={path}")
-    with pytest.raises(UserError, match=r"NanoChatForCausalLM makes logits otherwise than by its LM head and a factor"):
+    with pytest.raises(UserError, match=r"CohereForCausalLM makes logits otherwise than by its LM head and a factor or"):
         check_base(Chat(config.model, torch.device("cpu")), config.model, config.lora)

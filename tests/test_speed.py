@@ -16,12 +16,11 @@ from benchmarks.speed import seconds, table
 from grpo.batch import MicroBatch
 from grpo.policy import Policy
 from grpo.speed import attention, padded
-from grpo.speed.attention import Layout, _attend, shared_prefix_attention
+from grpo.speed.attention import Layout, _attend
 from grpo.speed.engine import _side_by_side
 from grpo.speed.engine import settings as engine_settings
 from grpo.speed.head import head_logp
 from grpo.speed.shared_base import CannotShareError, EngineWeights, base_views, shared_base
-from grpo.types import UserError
 from tests.conftest import TINY, group_of, tiny_config, tiny_policy
 
 MODEL = str(TINY.parents[1] / "models" / "tiny")
@@ -37,23 +36,35 @@ def seen(prompts: list[int], rows: list[list[int]], window: int = 0) -> torch.Te
                           for before, theirs in enumerate(owner)] for at, mine in enumerate(owner)])
 
 
-@settings(deadline=None, max_examples=60)
+def written_out(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, cap: float,
+                sinks: torch.Tensor | None) -> torch.Tensor:
+    """Attention as its definition says it: scores, cap, mask, one softmax with the sink in it."""
+    k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    scores_HNN = torch.einsum("ihd,jhd->hij", q, k) * 0.4
+    scores_HNN = cap * torch.tanh(scores_HNN / cap) if cap else scores_HNN
+    scores_HNN = scores_HNN.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        scores_HNN = torch.cat([scores_HNN, sinks[:, None, None].expand(-1, len(q), 1)], -1)
+    return torch.einsum("hij,jhd->ihd", scores_HNN.softmax(-1)[..., :len(q)], v)
+
+
+@settings(deadline=None, max_examples=100)
 @given(st.lists(st.tuples(st.integers(1, 9), st.lists(st.integers(1, 7), min_size=1, max_size=4)), min_size=1, max_size=3),
        st.sampled_from([(4, 4), (6, 2), (3, 1)]), st.integers(0, 9), st.sampled_from([padded.SCORES, 60, 1]),
-       st.sampled_from([0, 1, 2, 3, 6, 9, 40]))
-def test_attention_equals_the_masked_one(shape, heads, seed, scores, window):
+       st.sampled_from([0, 1, 2, 3, 6, 9, 40]), st.sampled_from([0.0, 0.8]), st.booleans())
+def test_attention_equals_the_masked_one(shape, heads, seed, scores, window, cap, sink):
     prompts, rows = [length for length, _ in shape], [lengths for _, lengths in shape]
     layout = Layout.of(prompts, [sum(lengths) for lengths in rows], [n for lengths in rows for n in lengths],
                        torch.device("cpu"))
     mask, (q_heads, kv_heads) = seen(prompts, rows, window), heads
     torch.manual_seed(seed)
     q, k, v = (torch.randn(len(mask), n, 8, dtype=torch.float64, requires_grad=True) for n in (q_heads, kv_heads, kv_heads))
-    plain = F.scaled_dot_product_attention(
-        *(x.transpose(0, 1)[None] for x in (q, k, v)), attn_mask=mask, scale=0.4, enable_gqa=True)[0].transpose(0, 1)
+    sinks = torch.randn(q_heads, dtype=torch.float64) if sink else None
+    plain = written_out(q, k, v, mask, cap, sinks)
     upstream = torch.randn_like(plain)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(padded, "SCORES", scores)
-        ours, _ = _attend(q, k, v, *layout, 0.4, window)
+        ours, _ = _attend(q, k, v, *layout, 0.4, window, cap, sinks)
         gradients = torch.autograd.grad(ours, (q, k, v), upstream)
     torch.testing.assert_close(ours, plain, atol=1e-12, rtol=1e-12)
     for got, wanted in zip(gradients, torch.autograd.grad(plain, (q, k, v), upstream), strict=True):
@@ -81,8 +92,8 @@ def test_attention_is_a_well_made_operator():
     """What torch.compile is told of it (shapes, strides, no aliasing) is what it does."""
     layout = Layout.of([3, 2], [4, 3], [1, 3, 3], torch.device("cpu"))
     q, k, v = (torch.randn(n, 12, 8).transpose(0, 1).requires_grad_() for n in (4, 2, 2))  # strided as the model gives them
-    for window in (0, 2):
-        torch.library.opcheck(_attend, (q, k, v, *layout, 0.4, window))
+    for form in ((0, 0.0, None), (2, 0.8, torch.randn(4))):
+        torch.library.opcheck(_attend, (q, k, v, *layout, 0.4, *form))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="FlashAttention's kernels need an NVIDIA GPU")
@@ -93,19 +104,21 @@ def test_flash_attention_equals_the_formulas():
     upstream, found = torch.randn_like(given[0]), {}
     for dtype in (torch.bfloat16, torch.float32):
         inputs = [x.to(dtype).requires_grad_() for x in given]
-        out, lse = _attend(*inputs, *layout, 0.088, 0)
+        out, lse = _attend(*inputs, *layout, 0.088, 0, 0.0, None)
         found[dtype] = [out, lse, *torch.autograd.grad(out, inputs, upstream.to(dtype))]
     for flash, plain in zip(*found.values(), strict=True):
         assert (flash.float() - plain).norm() < 0.005 * plain.norm()
 
 
-def test_head_logp_is_exact_and_keeps_no_logits():
+@pytest.mark.parametrize("cap", [0.0, 1.5])
+def test_head_logp_is_exact_and_keeps_no_logits(cap):
     torch.manual_seed(0)
     hidden, weight, bias = torch.randn(10, 6, dtype=torch.float64), torch.randn(30, 6).double(), torch.randn(30).double()
     targets = torch.randint(30, (10,))
     ours, theirs = hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    logp, entropy = head_logp(ours, weight, bias, targets, 0.7, 4)
-    logits = F.linear(theirs, weight, bias) / 0.7
+    logp, entropy = head_logp(ours, weight, bias, targets, 0.7, 4, cap)
+    logits = F.linear(theirs, weight, bias)
+    logits = (cap * torch.tanh(logits / cap) if cap else logits) / 0.7
     expected = logits.log_softmax(-1)
     torch.testing.assert_close(logp.double(), expected.gather(1, targets[:, None])[:, 0], atol=1e-5, rtol=0)
     torch.testing.assert_close(entropy.double(), torch.distributions.Categorical(logits=logits).entropy(), atol=1e-5, rtol=0)
@@ -192,14 +205,6 @@ def test_one_pair_of_products_is_the_loras_of_a_fused_layer():
             layer.lora_b_stacked[place][0, 0].copy_(b)
         expected.append(x @ a.T @ b.T * (place != 1))
     torch.testing.assert_close(x @ layer.all_a.T @ layer.all_b.T, torch.cat(expected, 1))
-
-
-@pytest.mark.parametrize("asked", ["softcap", "s_aux"])
-def test_attention_that_is_not_plain_is_refused(asked):
-    q = torch.zeros(1, 2, 3, 4)
-    layout = Layout.of([2], [1], [1], torch.device("cpu"))
-    with pytest.raises(UserError, match=f"its attention has {asked}"):
-        shared_prefix_attention(None, q, q, q, None, scaling=1.0, layout=layout, **{asked: 8})
 
 
 @pytest.mark.parametrize(("most", "sizes"), [(1, [1]), (5, [1, 2, 4, 5]), (64, [1, 2, 4, 8, 16, 24, 32, 48, 64]),

@@ -121,12 +121,13 @@ def _sizes(config: "Config", updater: "Updater", prompt: Prompt, probed: list[fl
     activations = (probed[1] - probed[0]) / (more - few) * _read(shape, prompt)
     scores = scores_bytes([len(prompt.token_ids)] * len(shape), [sum(rows) for rows in shape],
                           [tokens for rows in shape for tokens in rows], policy.decoder.config.num_attention_heads,
-                          torch.empty(0, dtype=policy.dtype, device=policy.device), window_of(policy.decoder.config) or 0)
-    # grpo/speed/head.py has four float32 tensors of a chunk's logits at once
+                          torch.empty(0, dtype=policy.dtype, device=policy.device), window_of(policy.decoder.config) or 0,
+                          bool(getattr(policy.decoder.config, "attn_logit_softcapping", None)))
+    # grpo/speed/head.py has four float32 tensors of a chunk's logits at once, six with a soft cap
     chunk = min(config.train.head_chunk_tokens, sum(sum(rows) for rows in shape))
     return {"activations": activations, "passing buffers": PASSING * activations,
             **({"attention scores": float(scores)} if scores else {}),
-            "logits": 16.0 * policy.head.out_features * chunk,
+            "logits": (24.0 if policy.logit_cap else 16.0) * policy.head.out_features * chunk,
             "gradients and optimizer": (6.1 + 8 * (updater.ranks.size > 1)) * sum(  # ranks: and two more to add up
                 p.numel() for p in policy.parameters.values())}
 

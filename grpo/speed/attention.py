@@ -15,7 +15,12 @@ With the merged o and lse these are the whole softmax's gradients, one stretch o
 no backward pass. S is `scale` q k^T, causal where the keys are the token's own.
 
 In a layer with a window of W a token sees itself and the W - 1 before it: of its prompt, a completion's token t, from 0,
-sees the last W - 1 - t. Where the longest prompt and completion have at most W tokens together, that is no window.
+sees the last W - 1 - t. Where the longest prompt and completion have at most W tokens together, that is no window. A soft
+cap makes S cap tanh(S / cap). A sink s, a number of each head, is one more score, without a value: once all is merged
+
+    lse' = log(exp(lse) + exp(s))    o' = exp(lse - lse') o
+
+with which the formulas of the backward pass stay as they are.
 """
 
 from collections.abc import Sequence
@@ -25,8 +30,7 @@ import torch
 from torch import nn
 from transformers import AttentionInterface
 
-from grpo.speed.padded import Offsets, Sight, Stretches, blocks, padded, scores, wide
-from grpo.types import UserError
+from grpo.speed.padded import Offsets, Sight, Stretches, blocks, padded, scores, slope, wide
 
 NAME = "shared_prefix"  # transformers' attn_implementation
 
@@ -54,16 +58,16 @@ def _stretches(offsets: Offsets, sizes: torch.Tensor) -> tuple[int, Stretches, S
 
 def shared_prefix_attention(
     module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: None,
-    *, scaling: float, layout: Layout, sliding_window: int | None = None, **more: object,
+    *, scaling: float, layout: Layout, sliding_window: int | None = None, softcap: float | None = None,
+    s_aux: torch.Tensor | None = None, **_: object,
 ) -> tuple[torch.Tensor, None]:
     """As transformers calls it: query 1 x heads x N x D, key and value likewise, with fewer heads perhaps.
 
-    sliding_window: how many tokens a token attends to, itself among them. Raises UserError where the model asks for more.
+    sliding_window: how many tokens a token attends to, itself among them. softcap: the scores' soft cap. s_aux: a sink for
+    each head, frozen: one more score in the softmax, which has no value.
     """
-    if asked := [name for name in ("softcap", "s_aux") if more.get(name) is not None]:
-        raise UserError(f"model.path: its attention has {asked[0]}, which grpo's training pass has not; give another model")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return _attend(q, k, v, *layout, scaling, sliding_window or 0)[0][None], None
+    return _attend(q, k, v, *layout, scaling, sliding_window or 0, softcap or 0.0, s_aux)[0][None], None
 
 
 AttentionInterface.register(NAME, shared_prefix_attention)
@@ -71,27 +75,32 @@ AttentionInterface.register(NAME, shared_prefix_attention)
 
 @torch.library.custom_op("grpo::shared_prefix_attention", mutates_args=())
 def _attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, sizes: torch.Tensor, scale: float, window: int
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, offsets: torch.Tensor, sizes: torch.Tensor, scale: float, window: int,
+    cap: float, sinks: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(o, lse): N x heads x D as q, and heads x N in float32, or float64 where q is."""
     at, prompts, groups, rows = _stretches(offsets, sizes)
-    own, shared = _sights(prompts, rows, window)
+    own, shared = _sights(prompts, rows, window, cap)
     o, lse = _forward(q[:at], k[:at], v[:at], prompts, prompts, own, scale)
     o_own, lse_own = _forward(q[at:], k[at:], v[at:], rows, rows, own, scale)
     o_shared, lse_shared = _forward(q[at:], k[:at], v[:at], groups, prompts, shared, scale)
     share = torch.sigmoid(lse_shared - lse_own).T[..., None]
     merged = torch.lerp(o_own.to(share.dtype), o_shared.to(share.dtype), share).to(q.dtype)
-    return torch.cat([o, merged]), torch.cat([lse, torch.logaddexp(lse_shared, lse_own)], 1)
+    o, lse = torch.cat([o, merged]), torch.cat([lse, torch.logaddexp(lse_shared, lse_own)], 1)
+    if sinks is not None:
+        before, lse = lse, torch.logaddexp(lse, sinks.to(lse)[:, None])
+        o = (o * torch.exp(before - lse).T[..., None]).to(q.dtype)
+    return o, lse
 
 
 @torch.library.custom_op("grpo::shared_prefix_attention_backward", mutates_args=())
 def _attend_backward(
     do: torch.Tensor, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, o: torch.Tensor, lse: torch.Tensor,
-    offsets: torch.Tensor, sizes: torch.Tensor, scale: float, window: int,
+    offsets: torch.Tensor, sizes: torch.Tensor, scale: float, window: int, cap: float,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(dq, dk, dv), of q's, k's and v's shapes."""
     at, prompts, groups, rows = _stretches(offsets, sizes)
-    own, shared = _sights(prompts, rows, window)
+    own, shared = _sights(prompts, rows, window, cap)
     do, of_prompts, of_rows = do.contiguous(), lse[:, :at].contiguous(), lse[:, at:].contiguous()
     dq, dk, dv = _backward(do[:at], q[:at], k[:at], v[:at], o[:at], of_prompts, prompts, prompts, own, scale)
     dq_own, dk_own, dv_own = _backward(do[at:], q[at:], k[at:], v[at:], o[at:], of_rows, rows, rows, own, scale)
@@ -101,38 +110,39 @@ def _attend_backward(
 
 
 @_attend.register_fake
-def _(q, k, v, offsets, sizes, scale, window):
+def _(q, k, v, offsets, sizes, scale, window, cap, sinks):
     return q.new_empty(q.shape), q.new_empty((q.shape[1], q.shape[0]), dtype=wide(q))
 
 
 @_attend_backward.register_fake
-def _(do, q, k, v, o, lse, offsets, sizes, scale, window):
+def _(do, q, k, v, o, lse, offsets, sizes, scale, window, cap):
     return q.new_empty(q.shape), k.new_empty(k.shape), v.new_empty(v.shape)
 
 
 def _keep(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:3], *output, *inputs[3:5])
-    ctx.scale, ctx.window = inputs[5:]
+    ctx.form = inputs[5:8]
 
 
 def _gradients(ctx, do, _dlse):
-    return *_attend_backward(do, *ctx.saved_tensors, ctx.scale, ctx.window), None, None, None, None
+    return *_attend_backward(do, *ctx.saved_tensors, *ctx.form), None, None, None, None, None, None
 
 
 _attend.register_autograd(_gradients, setup_context=_keep)
 
 
-def _sights(prompts: Stretches, rows: Stretches, window: int) -> tuple[Sight, Sight]:
+def _sights(prompts: Stretches, rows: Stretches, window: int, cap: float) -> tuple[Sight, Sight]:
     """Of own tokens, and of a completion's tokens on their prompt. Without a window where all fits into it."""
     if not window or prompts.longest + rows.longest <= window:
-        return Sight(True), Sight(False)
+        return Sight(True, cap=cap), Sight(False, cap=cap)
     starts, tokens = rows.offsets[:-1].long(), torch.arange(int(rows.offsets[-1]), device=rows.offsets.device)
-    return Sight(True, window), Sight(False, window, tokens - starts.repeat_interleave(rows.offsets.diff()))
+    return Sight(True, window, None, cap), Sight(
+        False, window, tokens - starts.repeat_interleave(rows.offsets.diff()), cap)
 
 
 def _forward(q, k, v, of_q: Stretches, of_k: Stretches, sight: Sight, scale: float):
     """(o, lse) of each stretch of queries over its stretch of keys alone."""
-    if _flash(q) and not sight.window:
+    if _flash(q) and not (sight.window or sight.cap):
         return torch.ops.aten._flash_attention_forward(
             q, k, v, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, sight.causal, False, scale=scale)[:2]
     o, lse = torch.empty_like(q), q.new_empty((q.shape[1], q.shape[0]), dtype=wide(q))
@@ -147,7 +157,7 @@ def _forward(q, k, v, of_q: Stretches, of_k: Stretches, sight: Sight, scale: flo
 
 def _backward(do, q, k, v, o, lse, of_q: Stretches, of_k: Stretches, sight: Sight, scale: float):
     """(dq, dk, dv), where o and lse are those of all stretches of keys together."""
-    if _flash(q) and not sight.window:
+    if _flash(q) and not (sight.window or sight.cap):
         no_dropout = torch.empty(0, dtype=torch.uint64, device=q.device)
         return torch.ops.aten._flash_attention_backward(
             do, q, k, v, o, lse, of_q.offsets, of_k.offsets, of_q.longest, of_k.longest, 0.0, sight.causal,
@@ -158,8 +168,10 @@ def _backward(do, q, k, v, o, lse, of_q: Stretches, of_k: Stretches, sight: Sigh
         q_SHTD, do_SHTD = queries.pad(q, heads), queries.pad(do, heads)
         k_SHTD, v_SHTD = keys.pad(k, heads), keys.pad(v, heads)
         lse_SHT1 = queries.pad(lse.T[..., None], heads, fill=float("inf"))  # padded queries have P = 0
-        p_SHTT = torch.exp(scores(q_SHTD, k_SHTD, queries, keys, sight, scale).sub_(lse_SHT1))
-        ds_SHTT = (do_SHTD @ v_SHTD.mT).to(dtype).sub_(queries.pad(inner, heads)).mul_(p_SHTT).mul_(scale).to(q.dtype)
+        s_SHTT = scores(q_SHTD, k_SHTD, queries, keys, sight, scale)
+        p_SHTT = torch.exp(s_SHTT - lse_SHT1 if sight.cap else s_SHTT.sub_(lse_SHT1))
+        ds_SHTT = (do_SHTD @ v_SHTD.mT).to(dtype).sub_(queries.pad(inner, heads)).mul_(p_SHTT).mul_(scale)
+        ds_SHTT = (ds_SHTT * slope(s_SHTT, sight) if sight.cap else ds_SHTT).to(q.dtype)
         dq[queries.tokens] = queries.unpad(ds_SHTT @ k_SHTD)
         dk[keys.tokens] += keys.unpad(ds_SHTT.mT @ q_SHTD)
         dv[keys.tokens] += keys.unpad(p_SHTT.to(q.dtype).mT @ do_SHTD)
@@ -172,9 +184,9 @@ def _flash(q: torch.Tensor) -> bool:
 
 
 def scores_bytes(prompts: Sequence[int], groups: Sequence[int], rows: Sequence[int], heads: int, like: torch.Tensor,
-                 window: int = 0) -> int:
+                 window: int = 0, capped: bool = False) -> int:
     """The most that scores take at once, for the lengths that make a Layout and queries `like` this. 0 in FlashAttention."""
-    if _flash(like) and not 0 < window < max(prompts) + max(rows):
+    if _flash(like) and not capped and not 0 < window < max(prompts) + max(rows):
         return 0
     most = max(heads * len(block.queries) * max(block.queries) * max(block.keys)
                for of_q, of_k in ((prompts, prompts), (rows, rows), (groups, prompts))

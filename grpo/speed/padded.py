@@ -20,11 +20,12 @@ class Stretches(NamedTuple):
 
 
 class Sight(NamedTuple):
-    """Which of its stretch of keys a query sees."""
+    """Which of its stretch of keys a query sees, and how loud."""
 
     causal: bool  # the keys are the query's own: those up to itself
     window: int = 0  # and of these as many as it has tokens, itself among them; 0: all
     after_N: torch.Tensor | None = None  # int64; not causal: how many tokens a query is behind the first after the keys
+    cap: float = 0.0  # of scores, softly: S is cap tanh(S / cap); 0: none
 
 
 class Block(NamedTuple):
@@ -75,9 +76,16 @@ def scores(
 ) -> torch.Tensor:
     """S, -inf where a query does not see a key."""
     scores_SHTT = (q_SHTD @ k_SHTD.mT).to(wide(q_SHTD)).mul_(scale)
+    if sight.cap:
+        scores_SHTT.div_(sight.cap).tanh_().mul_(sight.cap)
     several = queries.inside_ST.shape[1]
     scores_SHTT.unflatten(2, (-1, several)).masked_fill_(~_seen_STT(queries, keys, sight)[:, None, None], float("-inf"))
     return scores_SHTT
+
+
+def slope(scores_SHTT: torch.Tensor, sight: Sight) -> torch.Tensor:
+    """d S / d (scale q k^T), given S with its soft cap; anything where a key is not seen."""
+    return 1 - (scores_SHTT.clamp(min=-sight.cap) / sight.cap).square()
 
 
 def _seen_STT(queries: "Padding", keys: "Padding", sight: Sight) -> torch.Tensor:
