@@ -1,6 +1,6 @@
 """The self-test's two error rates: how often it stops a healthy engine, and which faults it misses. Prints JSON.
 
-    python -m benchmarks.selftest --model models/smollm2 --dtype bfloat16 [--seeds 50] [--faults 3] [--out FILE]
+    python -m benchmarks.selftest --model models/smollm2 --dtype bfloat16 [--seeds 50] [--faults 3] [--temperature 1]
 
 Each seed has other LoRAs, samples and prompts (sums of examples/sums.py). Each fault of tests/swap_faults.py is put in for
 --faults seeds: `caught` counts those that the whole self-test stops; `by_modules` and `by_log_probs` what stops where
@@ -66,11 +66,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=50)
     parser.add_argument("--faults", type=int, default=3)
     parser.add_argument("--share", type=float, default=0.5, help="of the GPU, for vLLM")
+    parser.add_argument("--temperature", type=float, default=1.0, help="rollout.temperature")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
     config = load("configs/smollm2.yaml", [
         f"model.path={args.model}", f"model.dtype={args.dtype}", "model.device=auto", "rollout.max_new_tokens=32",
-        "rollout.max_sequences=64", f"rollout.gpu_memory_share={args.share}"])
+        "rollout.max_sequences=64", f"rollout.gpu_memory_share={args.share}", f"rollout.temperature={args.temperature}"])
     policy = Policy(config.model, config.lora, pick_device(config.model), 0)
     prompts = [policy.encode(p) for p in Sums(Sums.Settings(), seed=0).train]
     sampler = Sampler(policy, config, max(len(p.token_ids) for p in prompts) + 32)
@@ -96,7 +97,7 @@ def main() -> None:
             "of": args.faults, "said": [*found["by_log_probs"], *found["by_modules"], *found["caught"], "nothing"][0]}
         print(fault.__name__, json.dumps(faults[fault.__name__]), flush=True)
     report({"command": f"python -m benchmarks.selftest --model {args.model} --dtype {args.dtype} --seeds {args.seeds} "
-                       f"--faults {args.faults}",
+                       f"--faults {args.faults} --temperature {args.temperature}",
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else torch.backends.cpu.get_cpu_capability(),
             "versions": versions(), "healthy": len(healthy), "false_stops": reasons,
             "least_median_most": spread, "seconds": statistics.median(seconds), "faults": faults}, args.out)

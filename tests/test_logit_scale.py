@@ -1,7 +1,5 @@
 """What a model does to its logits after the head: a factor is computed, all else is refused before anything heavy starts."""
 
-import shutil
-
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -25,7 +23,8 @@ from grpo.policy import Policy, check_base
 from grpo.speed.head import logit_form
 from grpo.types import UserError
 from grpo.update import Updater
-from tests.conftest import ROOT, group_of, padded_logps, randomize, tiny_config
+from tests.conftest import group_of, padded_logps, randomize, tiny_config
+from tests.small_model import saved
 
 SIZES = {"vocab_size": 481, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
          "num_key_value_heads": 1, "max_position_embeddings": 256, "bos_token_id": None,
@@ -53,22 +52,12 @@ def test_what_is_done_after_the_head(config, kind, scale):
     assert torch.equal(model(ids).logits, before)  # the model is as it was
 
 
-def directory(folder, model) -> str:
-    """A model with the embedded base's tokenizer, and weights that are loud enough to tell a factor."""
-    for p in model.parameters():
-        torch.nn.init.normal_(p, 0, 0.2)
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(ROOT / "models" / "tiny" / name, folder)
-    return str(folder)
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize(("kind", "config"), [
     (GraniteForCausalLM, lambda: GraniteConfig(**SIZES, logits_scaling=4.0)),
     (NanoChatForCausalLM, lambda: NanoChatConfig(**SIZES, final_logit_softcapping=1.5))])
 def test_log_probs_are_those_of_the_whole_model(tmp_path, temperature, kind, config):
-    path = directory(tmp_path / "m", kind(config()))
+    path = saved(tmp_path / "m", kind(config()), std=0.2)
     config = tiny_config(f"model.path={path}", f"rollout.temperature={temperature}", "lora.targets=[q_proj,v_proj]")
     policy = Policy(config.model, config.lora, torch.device("cpu"), 1)
     randomize(policy, 0.1)
@@ -80,7 +69,7 @@ def test_log_probs_are_those_of_the_whole_model(tmp_path, temperature, kind, con
 
 
 def test_what_is_done_to_logits_besides_is_refused_by_name_without_the_weights(tmp_path):
-    path = directory(tmp_path / "m", CohereForCausalLM(CohereConfig(**SIZES, logit_scale=-1.0)))
+    path = saved(tmp_path / "m", CohereForCausalLM(CohereConfig(**SIZES, logit_scale=-1.0)), std=0.2)
     save_file({}, tmp_path / "m" / "model.safetensors")
     config = tiny_config(f"model.path={path}")
     with pytest.raises(UserError, match=r"CohereForCausalLM makes logits otherwise than by its LM head and a factor or"):

@@ -1,7 +1,5 @@
 """Windows, sinks and soft caps: the training pass is the padded one, through transformers' own attention; so is vLLM."""
 
-import shutil
-
 import pytest
 import torch
 from transformers import (
@@ -30,7 +28,8 @@ from grpo.speed.attention import NAME
 from grpo.speed.window import window_of
 from grpo.types import Group, UserError
 from grpo.update import Updater
-from tests.conftest import ROOT, group_of, padded_logps, randomize, tiny_config, train_here
+from tests.conftest import group_of, padded_logps, randomize, tiny_config, train_here
+from tests.small_model import saved
 
 SIZES = {"vocab_size": 481, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 4, "num_attention_heads": 2,
          "num_key_value_heads": 1, "max_position_embeddings": 512, "bos_token_id": None, "eos_token_id": 2,
@@ -52,13 +51,7 @@ def directory(folder, family: str, window: int) -> str:
     """A random model of a family, with the embedded base's tokenizer."""
     kind, config, more = FAMILIES[family]
     torch.manual_seed(0)
-    model = kind(config(**SIZES, sliding_window=window, **more))
-    for p in model.parameters():
-        torch.nn.init.normal_(p, 0, 0.1)
-    model.save_pretrained(folder)
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(ROOT / "models" / "tiny" / name, folder)
-    return str(folder)
+    return saved(folder, kind(config(**SIZES, sliding_window=window, **more)), std=0.1)
 
 
 @pytest.mark.parametrize(("kind", "more", "window"), [
@@ -125,10 +118,7 @@ def test_a_window_is_not_attention_to_all(tmp_path):
 def test_a_layer_that_is_not_computed_is_named(tmp_path):
     model = Qwen3_5ForCausalLM(Qwen3_5TextConfig(**SIZES | {"num_hidden_layers": 4}, head_dim=32, linear_num_key_heads=2,
                                                  linear_num_value_heads=2, linear_key_head_dim=16, linear_value_head_dim=16))
-    model.save_pretrained(tmp_path / "m")
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(ROOT / "models" / "tiny" / name, tmp_path / "m")
-    config = tiny_config(f"model.path={tmp_path / 'm'}")
+    config = tiny_config(f"model.path={saved(tmp_path / 'm', model)}")
     with pytest.raises(UserError, match=r"its layer 0 is linear_attention \(qwen3_5_text\)"):
         check_base(Chat(config.model, torch.device("cpu")), config.model, config.lora)
 

@@ -13,7 +13,6 @@ Overrides of a config come last.
 """
 
 import argparse
-import copy
 import json
 import os
 import re
@@ -29,7 +28,8 @@ import yaml
 
 HERE, RUNS, OUT = Path(__file__).parent, Path("runs/evidence"), Path("benchmarks/results/evidence.json")
 SETS = sorted(path.stem for path in HERE.glob("*.yaml"))
-APART_S = 3.0  # between two starts: each vLLM looks at how much memory of the GPU is free
+APART_S, TRIES = 3.0, 5  # between two starts: each vLLM looks at how much memory of the GPU is free
+STARTING = Lock()
 ALONE = "Work the answer out, and end with it in \\boxed{}."
 LINT = re.compile(r"(?P<questions>\d+) questions, 8 completions each: (?P<right>[\d.]+)% right; of (?P<once>[\d.]+)%.*?"
                   r"(?P<agreed>[\d.]+)% agree with the API, (?P<cut>[\d.]+)% cut off, (?P<none>[\d.]+)% without", re.DOTALL)
@@ -39,7 +39,7 @@ def config_of(name: str, kind: str) -> Path:
     """The config of a run. Of the control's, nothing shows the API's answer, and no example agrees with it."""
     if kind != "alone":
         return HERE / f"{name}.yaml"
-    config = copy.deepcopy(yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8")))
+    config = yaml.safe_load((HERE / f"{name}.yaml").read_text(encoding="utf-8"))
     prompt = config["task"]["prompt"]
     prompt |= {"instructions": ALONE, "template": "{question}"}
     for shot in prompt["examples"]:
@@ -52,15 +52,21 @@ def config_of(name: str, kind: str) -> Path:
 
 
 def command(module: list[str], log: Path, gpu: int | None, seconds: float) -> int:
-    """Run a command; its output goes to a file. 124 where it took too long."""
-    env = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)})
+    """Run a command; its output goes to a file. 124 where it took too long. Where another start was in its way, again."""
+    env, until = os.environ | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": str(gpu)}), time.monotonic() + seconds
     log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as out:
-        try:
-            return subprocess.run([sys.executable, *module], stdout=out, stderr=out, env=env, timeout=max(1, seconds),
-                                  check=False).returncode
-        except subprocess.TimeoutExpired:
-            return 124
+    for _ in range(TRIES):
+        with STARTING:
+            time.sleep(0 if gpu is None else APART_S)
+        with log.open("a", encoding="utf-8") as out:
+            try:
+                status = subprocess.run([sys.executable, *module], stdout=out, stderr=out, env=env, check=False,
+                                        timeout=max(1, until - time.monotonic())).returncode
+            except subprocess.TimeoutExpired:
+                return 124
+        if status == 0 or "another process gave memory" not in log.read_text(encoding="utf-8")[-1000:]:
+            break
+    return status
 
 
 def linted(name: str, gpu: int | None, overrides: list[str], seconds: float) -> dict:
@@ -98,23 +104,19 @@ def trained(name: str, kind: str, gpu: int | None, overrides: list[str], until: 
 
 
 def gathered() -> dict:
-    """Each finished run's report, without what is of single questions."""
-    found = {}
-    for path in sorted(RUNS.glob("*/evaluate/report.json")):
-        found[path.parent.parent.name] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    """Each finished run's report."""
+    return {path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
+            for path in sorted(RUNS.glob("*/evaluate/report.json"))}
 
 
 def spread(jobs: list, work, gpus: int, at_once: int) -> None:
     """Do the jobs, so many at once, each on the GPU with a free place."""
-    places, starting = Queue(), Lock()
+    places = Queue()
     for place in range(at_once):
         places.put(place % gpus if gpus else None)
 
     def one(job: tuple) -> None:
         gpu = places.get()
-        with starting:
-            time.sleep(APART_S if gpus else 0)
         print(work(*job, gpu), flush=True)
         places.put(gpu)
 
@@ -134,6 +136,10 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     overrides = [name for name in options.names if "=" in name]
     names, until = [name for name in options.names if "=" not in name] or SETS, time.monotonic() + options.seconds
+    if unknown := sorted({*names} - {*SETS}):
+        parser.error(f"no set is called {', '.join(unknown)}; there are {', '.join(SETS)}")
+    if not options.gpus:
+        overrides.insert(0, "model.device=cpu")
     if options.part == "lint":
         spread([(name,) for name in names], lambda name, gpu: json.dumps(linted(
             name, gpu, overrides, until - time.monotonic())), options.gpus, options.at_once)

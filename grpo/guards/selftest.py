@@ -8,8 +8,7 @@ Three comparisons, each where rounding cannot hide a fault or look like one (ben
     log-probs   of whole completions, which alone see the prefix cache. A pretrained network is chaotic under a LoRA
                 as loud as its weights: rounding alone moves its log-probs by nats. So the noise is measured first, what
                 the engines differ by without a LoRA, and then a LoRA is chosen just so loud that leaving it out would
-                move the log-probs by ten times the noise. Where it moves them by a hundred times, and the engines
-                differ by more than rounding may, a quieter one is tried: a fault shows with that one too
+                move the log-probs by ten times the noise, and not by more than a hundred times
 """
 
 from collections.abc import Sequence
@@ -25,8 +24,9 @@ from grpo.update import Updater
 
 CONTRAST = 10  # times the noise: how far another LoRA must move the log-probs
 QUIETEST = 0.1  # nats: that far at least, where the engines hardly differ
-FIRST, TRIES = 0.06, 8  # the loudness that is tried first, then twice as loud, until it is heard; so often at most
-CHAOTIC = 10  # times louder than it need be: where rounding is amplified too, a quieter one is tried
+FIRST = 0.06  # the loudness that is tried first; then twice as loud, until it is heard
+CHAOTIC = 10  # times louder than it need be: rounding is amplified too, and a quieter one is tried
+TRIES = 8  # at most
 MARGIN = 1 / 3  # of what another LoRA would show: what the engines may differ by
 NOISIEST = {torch.float32: 0.005, torch.bfloat16: 0.15}  # nats, at most, at temperature 1; seen on an H100: 0.002, 0.06
 TEMPERED = 0.01  # nats; above, half and twice the temperature are tried
@@ -67,13 +67,11 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
             first = random_lora(policy, loudness, seed + 1)
             gap, stale = _served(updater, sampler, prompts, first, nothing, seed + 1000)
             heard = stale / max(QUIETEST, CONTRAST * noise)
-            if heard < 1:
+            if heard < 1 and loudness < 1:
                 quiet = loudness
-            elif heard > CHAOTIC and gap >= noisiest(updater):  # or a fault, which a quieter LoRA shows too
+            elif heard > CHAOTIC:
                 loud = loudness
             else:
-                break
-            if quiet == 1:
                 break
             loudness = min(1.0, 2 * quiet) if loud is None else (quiet or loud / 4) ** 0.5 * loud**0.5
         second = random_lora(policy, loudness, seed + 2)
