@@ -46,15 +46,15 @@ def random_run(base: Path, folder: Path) -> Path:
 
 
 @contextlib.contextmanager
-def vllm_server(adapter: TrainedAdapter, run: Path, gpu: bool) -> Iterator[str]:
-    """vLLM's own server as docs/serving.md starts it, the LoRA as "adapter"."""
+def vllm_server(adapter: TrainedAdapter, run: Path, gpu: bool, nice: int = 0) -> Iterator[str]:
+    """vLLM's own server as docs/serving.md starts it, the LoRA as "adapter". nice: of its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     own = ["--gpu-memory-utilization", "0.4"] if gpu else ["--enforce-eager"]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", adapter.path, "--served-model-name",
-               "api", "--enable-lora", "--max-lora-rank", str(max(16, adapter.config.lora.rank)), "--lora-modules",
-               f"adapter={run}/adapter", "--default-chat-template-kwargs", '{"enable_thinking": false}',
+    command = ["nice", "-n", str(nice), sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", adapter.path,
+               "--served-model-name", "api", "--enable-lora", "--max-lora-rank", str(max(16, adapter.config.lora.rank)),
+               "--lora-modules", f"adapter={run}/adapter", "--default-chat-template-kwargs", '{"enable_thinking": false}',
                "--generation-config", "vllm", "--override-generation-config", '{"temperature": 0}',
                "--host", "127.0.0.1", "--port", str(port),
                "--max-model-len", "2048" if gpu else "512", "--disable-uvicorn-access-log", *own]

@@ -96,7 +96,7 @@ def flagship_guards() -> dict[str, float]:
                     tuple(Completion(sample, "", Score(float(i % 2), answer=str(i))) for i in range(64))) for p in range(16)]
     logs = {(p, i): TokenLog(list(sample.logp), [0.0] * 128) for p in range(16) for i in range(64)}
     watch = {}
-    for name, guard in {"check_parity": lambda: check_parity(groups, logs, torch.float32, 0.0),
+    for name, guard in {"check_parity": lambda: check_parity(groups, logs, torch.float32, 0.0, 1.0),
                         "rewards": lambda: rewards(groups), "alarms": lambda: Alarms().check(groups),
                         "memory_metrics": lambda: memory_metrics(torch.device("cpu"))}.items():
         started = time.perf_counter()

@@ -124,7 +124,7 @@ class Start:
             self.alarms, self.health = Alarms(), LoraHealth(self.policy)
         self.best.at = ranks.gather(self.best.at, tuple[int, float] | None)[0]
         self.giving_up = GivingUp(config.run.give_up_after, self.updater.stepped)
-        apart = bound(self.updater.noise, 1000, self.policy.dtype)
+        apart = bound(self.updater.noise, 1000, self.policy.dtype, config.rollout.temperature)
         self.said += [*self.proved, str(KeptSteps.of(config)), f"parity stops the run where log-probs are {apart:.2g} nats "
                       "apart over 1,000 tokens of a prompt"]
         self.said += [f"trivial policy: {t.label}: {shown(t.accuracy)}" for t in getattr(self.task, "trivial", [])]

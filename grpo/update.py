@@ -86,7 +86,7 @@ class Updater:
         """
         metrics, logs = self.accumulate(groups, advantages_PG, self.ranks)
         if not self.logp_old:
-            metrics |= check_parity(groups, logs, self.policy.dtype, self.noise)
+            metrics |= check_parity(groups, logs, self.policy.dtype, self.noise, self.config.rollout.temperature)
         if logs and self.ranks.size > 1:
             self._add_up_gradients()
         return metrics | self._apply(step, metrics["loss"]), logs

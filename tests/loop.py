@@ -41,7 +41,7 @@ class Loop:
         groups = self.groups(step)
         _, logs = self.updater.accumulate(groups, torch.ones(8, 16))
         self.updater.optimizer.zero_grad()
-        check_parity(groups, logs, self.policy.dtype, 0.0)
+        check_parity(groups, logs, self.policy.dtype, 0.0, 1.0)
         gaps = torch.tensor([a - b for (p, row), log in logs.items()
                              for a, b in zip(log.logp, groups[p].completions[row].sample.logp, strict=True)]).abs()
         return gaps.quantile(0.995).item(), gaps.mean().item()

@@ -137,13 +137,15 @@ def test_what_is_no_number_is_no_agreement(loop, monkeypatch):
     row, log = next(iter(logs.items()))
     logs[row] = replace(log, logp=[nan, *log.logp[1:]])
     with pytest.raises(SyncError, match="by nan nats"):
-        check_parity(groups, logs, torch.float32, 0.0)
+        check_parity(groups, logs, torch.float32, 0.0, 1.0)
 
 
 def test_a_few_tokens_may_hold_one_that_is_far_off_and_many_may_not():
-    assert bound(0.04, 1000, torch.bfloat16) == pytest.approx(8 * 0.04 + 0.003)
-    assert bound(0.001, 2, torch.bfloat16) == pytest.approx(0.15 + 1.5)
-    assert bound(1e-6, 1000, torch.float32) == pytest.approx(1e-4 + 5e-5)
+    assert bound(0.04, 1000, torch.bfloat16, 1.0) == pytest.approx(8 * 0.04 + 0.003)
+    assert bound(0.001, 2, torch.bfloat16, 1.0) == pytest.approx(0.15 + 1.5)
+    assert bound(1e-6, 1000, torch.float32, 1.0) == pytest.approx(1e-4 + 5e-5)
+    assert bound(0.04, 1000, torch.bfloat16, 0.5) == pytest.approx(8 * 0.04 + 0.006)  # the noise was measured at 0.5
+    assert bound(0.001, 2, torch.bfloat16, 0.5) == pytest.approx(0.3 + 3.0)
 
 
 @pytest.mark.parametrize(("dtype", "most"), [(torch.float32, 0.005), (torch.bfloat16, 0.15)])
@@ -196,16 +198,19 @@ def test_one_prompt_that_is_off_stops_it_and_rounding_does_not(off):
     """Of two prompts with 100 tokens in float32: 1e-4 + 0.05 / 100 is rounding. One is off by as much above as below."""
     groups = [Group(Prompt(Problem(name, "custom", ()), (5,), ""), group_of([5], [[7] * 100]).completions) for name in "ab"]
 
-    def check(gap: float, noise: float = 0.0) -> float:
+    def check(gap: float, noise: float = 0.0, temperature: float = 1.0) -> float:
         logs = {(p, 0): TokenLog([gap if t % 2 else -gap for t in range(100)] if p == off else [0.0] * 100, [1.0] * 100)
                 for p in (0, 1)}
-        return check_parity(groups, logs, torch.float32, noise)["parity/logp_mean_abs_diff"]
+        return check_parity(groups, logs, torch.float32, noise, temperature)["parity/logp_mean_abs_diff"]
 
     assert check(0.00059) == pytest.approx(0.000295)
     with pytest.raises(SyncError, match=rf"by 0\.00061 nats on average on the completions of '{'ab'[off]}'"):
         check(0.00061)
     with pytest.raises(SyncError, match="by nan nats"):
         check(float("nan"))
+    assert check(0.00119, temperature=0.5) == pytest.approx(0.000595)
+    with pytest.raises(SyncError, match=r"rounding explains 0\.0012 at most"):
+        check(0.00121, temperature=0.5)
     assert check(0.00129, noise=1e-4) == pytest.approx(0.000645)  # 8 times as much, and the 0.05 / 100
     with pytest.raises(SyncError, match=r"rounding explains 0\.0013 at most in torch\.float32, and 0\.0001 at the start"):
         check(0.00131, noise=1e-4)

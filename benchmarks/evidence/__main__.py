@@ -6,7 +6,7 @@
     python -m benchmarks.evidence lint                       every set of benchmarks/evidence/*.yaml, before any training
     python -m benchmarks.evidence train gcd aiw --gpus 2     seeds 1, 2, 3; with seed 1 a control that never sees
                                                              the API's answer, and supervised fine-tuning
-    python -m benchmarks.evidence gather                     writes benchmarks/results/evidence.json
+    python -m benchmarks.evidence gather                     writes benchmarks/results/evidence.json, prints the table
 
 A run's folder is runs/evidence/SET-SEED, SET-alone, or SET-sft (benchmarks/rivals.py). What is there is not run again.
 Overrides of a config come last.
@@ -104,9 +104,29 @@ def trained(name: str, kind: str, gpu: int | None, overrides: list[str], until: 
 
 
 def gathered() -> dict:
-    """Each finished run's report."""
-    return {path.parent.parent.name: json.loads(path.read_text(encoding="utf-8"))
-            for path in sorted(RUNS.glob("*/evaluate/report.json"))}
+    """Of each finished run: accuracies, fixes and harms against the API, calibration, and what `--harm-below` chose."""
+    found = {}
+    for path in sorted(RUNS.glob("*/evaluate/report.json")):
+        report = json.loads(path.read_text(encoding="utf-8"))
+        found[path.parent.parent.name] = {
+            "step": report["step"],
+            "validation_by_step": {step: right["overall"] for step, right in report["validation_by_step"].items()},
+            "policies": {who: {part: (of[part] or {}).get("overall") for part in ("accuracy", "against_api")}
+                         for who, of in report["policies"].items()},
+            "failures": {name: one["count"] for name, one in report["failures"]["adapter"].items()},
+            "confidence": {part: report["confidence"][part] for part in ("temperature", "estimators", "harm_below")}}
+    return found
+
+
+def row(name: str, run: dict) -> str:
+    """A line of docs/evidence.md's table."""
+    of, sure = run["policies"], run["confidence"]
+    here, chosen = of["adapter"]["against_api"], (sure["harm_below"] or {}).get("test")
+    shares = [f"{100 * of[who]['accuracy']['value']:.1f}" if who in of else "-" for who in ("api", "base", "adapter")]
+    return " | ".join((
+        f"| {name}", *shares, "{points:+.1f} [{low:.1f}, {high:.1f}]".format(**here["net_lift"]), str(here["fixes"]),
+        "{hits} of {of}".format(**here["harm_rate"]), "{fixes}, {harms}".format(**chosen) if chosen else "-",
+        f"{sure['estimators']['completion']['before']['aurc']:.3f} |"))
 
 
 def spread(jobs: list, work, gpus: int, at_once: int) -> None:
@@ -147,7 +167,9 @@ def main() -> None:
         spread([(name, kind) for kind in options.kinds.split(",") for name in names], lambda name, kind, gpu: trained(
             name, kind, gpu, overrides, until), options.gpus, options.at_once)
     else:
-        OUT.write_text(json.dumps(gathered(), indent=1) + "\n", encoding="utf-8")
+        found = gathered()
+        OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        print("\n".join(row(name, run) for name, run in found.items()))
 
 
 if __name__ == "__main__":

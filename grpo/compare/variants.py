@@ -50,7 +50,7 @@ def sampled_logps(batch: Batch) -> LogpOld:
     config = batch.config.model_copy(update={"algorithm": Algorithm()})
     updater = Updater(batch.policy, config)
     logs = updater.logps(batch.groups)
-    check_parity(batch.groups, logs, batch.policy.dtype, batch.noise)
+    check_parity(batch.groups, logs, batch.policy.dtype, batch.noise, config.rollout.temperature)
     return {row: log.logp for row, log in logs.items()}
 
 

@@ -11,9 +11,9 @@ import torch
 
 from grpo.types import Aborted, Group, Metrics, TokenLogs
 
-# Between healthy engines, nats. TIMES the noise that selftest.py measures at the start, but FLOOR at least: a policy
-# becomes noisier where it hesitates, 7.3 times on one prompt of a real run. And a few single tokens, which may be off by
-# far more: a prompt's completions may be a few tokens in all (benchmarks/guards.md has what was seen).
+# Between healthy engines, nats, at temperature 1. TIMES the noise that selftest.py measures at the start, but FLOOR at
+# least: a policy becomes noisier where it hesitates, 7.3 times on one prompt of a real run. And a few single tokens, which
+# may be off by far more: a prompt's completions may be a few tokens in all (benchmarks/guards.md has what was seen).
 TIMES = 8
 FLOOR = {torch.float32: 1e-4, torch.bfloat16: 0.15}
 ONE_TOKEN = {torch.float32: 0.05, torch.bfloat16: 3.0}
@@ -49,19 +49,24 @@ def token_pairs(groups: Sequence[Group], logs: TokenLogs) -> dict[int, list[tupl
     return pairs
 
 
-def bound(noise: float, tokens: int, dtype: torch.dtype) -> float:
-    """The largest mean |difference| over so many tokens that rounding explains, nats."""
-    return max(TIMES * noise, FLOOR[dtype]) + ONE_TOKEN[dtype] / tokens
+def bound(noise: float, tokens: int, dtype: torch.dtype, temperature: float) -> float:
+    """The largest mean |difference| over so many tokens that rounding explains, nats.
+
+    noise: as it was measured at this temperature. Logits are divided by it, and their rounding with them.
+    """
+    return max(TIMES * noise, FLOOR[dtype] / temperature) + ONE_TOKEN[dtype] / temperature / tokens
 
 
-def check_parity(groups: Sequence[Group], logs: TokenLogs, dtype: torch.dtype, noise: float) -> Metrics:
+def check_parity(
+    groups: Sequence[Group], logs: TokenLogs, dtype: torch.dtype, noise: float, temperature: float
+) -> Metrics:
     """The metrics over all trained tokens. Raises SyncError where one prompt's mean |difference| is above its bound.
 
-    noise: mean |difference| without a LoRA, as the self-test finds it.
+    noise: mean |difference| without a LoRA, as the self-test finds it. temperature: that all was sampled at.
     """
     pairs = token_pairs(groups, logs)
     for p, of_prompt in pairs.items():
-        gap, most = mean_gap(of_prompt), bound(noise, len(of_prompt), dtype)
+        gap, most = mean_gap(of_prompt), bound(noise, len(of_prompt), dtype, temperature)
         if not gap <= most:
             raise SyncError(f"vLLM's log-probs differ from the trainer's by {gap:.3g} nats on average on the completions "
                             f"of {groups[p].prompt.problem.name!r}; rounding explains {most:.3g} at most in {dtype}, "

@@ -85,7 +85,7 @@ def self_test(sampler: Sampler, updater: Updater, prompts: Sequence[Prompt], see
                             f"on average; without a LoRA they do by {noise:.3g}, and another LoRA's would by {stale:.3g}")
     updater.noise = noise
     groups = _sample(sampler, prompts, seed)
-    check_parity(groups, updater.logps(groups), policy.dtype, noise)
+    check_parity(groups, updater.logps(groups), policy.dtype, noise, updater.config.rollout.temperature)
     return SelfTest(noise, max(gap for gap, _ in turns), min(stale for _, stale in turns), loudness, module)
 
 
