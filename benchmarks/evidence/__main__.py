@@ -6,9 +6,12 @@
     python -m benchmarks.evidence lint                       every set of benchmarks/evidence/*.yaml, before any training
     python -m benchmarks.evidence train gcd aiw --gpus 2     seeds 1, 2, 3; with seed 1 a control that never sees
                                                              the API's answer, and supervised fine-tuning
+    python -m benchmarks.evidence transfer                   what is trained, behind other APIs: the same model hot, asked
+                                                             otherwise, and "other", if the server has that
     python -m benchmarks.evidence gather                     writes benchmarks/results/evidence.json, prints the table
 
-A run's folder is runs/evidence/SET-SEED, SET-alone, or SET-sft (benchmarks/rivals.py). What is there is not run again.
+A run's folder is runs/evidence/SET-SEED, SET-alone, SET-sft (benchmarks/rivals.py), or SET-SEED-behind-API. What is there is
+not run again.
 Overrides of a config come last.
 """
 
@@ -26,10 +29,16 @@ from threading import Lock
 
 import yaml
 
+from adapter.commands import task_of
+from grpo.config import load
+from grpo.run.tasks import load_class
+
 HERE, RUNS, OUT = Path(__file__).parent, Path("runs/evidence"), Path("benchmarks/results/evidence.json")
 SETS = sorted(path.stem for path in HERE.glob("*.yaml"))
 APART_S, TRIES = 3.0, 5  # between two starts: each vLLM looks at how much memory of the GPU is free
 STARTING = Lock()
+OTHERS = {"hot": ["task.api_parameters={temperature: 1.0}"], "other": ["task.api_model=other"],  # other APIs
+          "terse": ["task.api_prompt={question}\n\nReply with the answer alone, without a word around it."]}
 ALONE = "Work the answer out, and end with it in \\boxed{}."
 LINT = re.compile(r"(?P<questions>\d+) questions, 8 completions each: (?P<right>[\d.]+)% right; of (?P<once>[\d.]+)%.*?"
                   r"(?P<agreed>[\d.]+)% agree with the API, (?P<cut>[\d.]+)% cut off, (?P<none>[\d.]+)% without", re.DOTALL)
@@ -103,6 +112,27 @@ def trained(name: str, kind: str, gpu: int | None, overrides: list[str], until: 
     return f"{run}: train {status} in {middle - start:.0f} s, evaluate {evaluated} in {time.monotonic() - middle:.0f} s"
 
 
+def transferred(run: Path, api: str, gpu: int | None, overrides: list[str], until: float) -> str:
+    """Evaluate a trained run behind another API than the one that it was trained behind."""
+    behind = RUNS / f"{run.name}-behind-{api}"
+    log, left = RUNS / f"{behind.name}.log", lambda: until - time.monotonic()
+    if (behind / "evaluate" / "report.json").is_file():
+        return f"{behind}: there"
+    if left() < 60:
+        return f"{behind}: no time"
+    behind.mkdir(exist_ok=True)
+    (behind / "adapter").exists() or (behind / "adapter").symlink_to((run / "adapter").resolve())
+    for name in ("evaluation.json", "metrics.jsonl"):
+        if (run / name).is_file():
+            (behind / name).write_bytes((run / name).read_bytes())
+    config = load(run / "config.yaml", [f"run.dir={behind}", f"task.api_answers=data/evidence/{behind.name}.jsonl",
+                                        *OTHERS[api], *overrides])
+    (behind / "config.yaml").write_text(config.dump(), encoding="utf-8")
+    task_class, settings = task_of(config, load_class(config.task.target, named=False), behind)
+    task_class(settings, config.run.seed)  # asks it
+    return f"{behind}: evaluate {command(['-m', 'adapter.evaluate', str(behind), '--harm-below', '2%'], log, gpu, left())}"
+
+
 def gathered() -> dict:
     """Of each finished run: accuracies, fixes and harms against the API, calibration, and what `--harm-below` chose."""
     found = {}
@@ -147,13 +177,15 @@ def spread(jobs: list, work, gpus: int, at_once: int) -> None:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=["lint", "train", "gather"])
+    parser.add_argument("part", choices=["lint", "train", "transfer", "gather"])
     parser.add_argument("names", nargs="*", help="sets (default: all), then overrides such as run.steps=100")
     parser.add_argument("--gpus", type=int, default=1, help="how many to spread over; 0: on CPU")
     parser.add_argument("--at-once", type=int, default=4, help="runs that share the GPUs")
-    parser.add_argument("--kinds", default="1,sft,alone,2,3", help="seeds, supervised fine-tuning, and the control")
+    parser.add_argument("--kinds", help="train: seeds, supervised fine-tuning, and the control (1,sft,alone,2,3); transfer: "
+                        "other APIs (hot,terse)")
     parser.add_argument("--seconds", type=float, default=1e9, help="no run goes on after these")
     options = parser.parse_intermixed_args()
+    kinds = (options.kinds or ("hot,terse" if options.part == "transfer" else "1,sft,alone,2,3")).split(",")
     overrides = [name for name in options.names if "=" in name]
     names, until = [name for name in options.names if "=" not in name] or SETS, time.monotonic() + options.seconds
     if unknown := sorted({*names} - {*SETS}):
@@ -164,8 +196,12 @@ def main() -> None:
         spread([(name,) for name in names], lambda name, gpu: json.dumps(linted(
             name, gpu, overrides, until - time.monotonic())), options.gpus, options.at_once)
     elif options.part == "train":
-        spread([(name, kind) for kind in options.kinds.split(",") for name in names], lambda name, kind, gpu: trained(
+        spread([(name, kind) for kind in kinds for name in names], lambda name, kind, gpu: trained(
             name, kind, gpu, overrides, until), options.gpus, options.at_once)
+    elif options.part == "transfer":
+        runs = [path.parent for name in names for path in sorted(RUNS.glob(f"{name}-[0-9]/adapter"))]
+        spread([(run, api) for run in runs for api in kinds], lambda run, api, gpu: transferred(
+            run, api, gpu, overrides, until), options.gpus, options.at_once)
     else:
         found = gathered()
         OUT.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
