@@ -40,6 +40,7 @@ class Table:
     up: bool = True
     step: int = 20
     calibration: Calibration | None = PLAIN
+    markers: frozenset[str] = frozenset({"<|im_start|>", "<|im_end|>"})
     refused: str = ""
     swaps: int = 1
     starts: int = 1
@@ -88,11 +89,11 @@ class Served:
 @contextmanager
 def gateway(upstream: str, engine: Table | None = None, rules: Rules | None = None, api_prompt: str = "{question}",
             system: str | None = None, observers: tuple[Callable, ...] = (), timeout_s: float = 5.0,
-            **more) -> Iterator[Served]:
+            secret: str | None = None, **more) -> Iterator[Served]:
     """Serve within it."""
     engine, exchanges = engine or Table(), []
     gate = Gate(CORRECTOR, api_prompt, engine, rules or Rules())
-    app = make_app(gate, Upstream(upstream, timeout_s), system, [exchanges.append, *observers], **more)
+    app = make_app(gate, Upstream(upstream, timeout_s, secret), system, [exchanges.append, *observers], **more)
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(

@@ -140,11 +140,13 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
         refused = [f"the last reload was refused: {engine.refused}"] if engine.refused else []
         return About(str(options.run), options.mode, engine.step, address, [*down, *refused, *notes], truths)
 
+    longest = options.max_body_mb * 2**20
+
     async def decide(question: str, api_text: str) -> str | None:
         return await app.state.relay.guard(question, api_text)
 
-    app = make_app(gate, Upstream(address), run.settings.api_system, service.observers,
-                   service.routers(engine, about, decide), [service.close], options.max_body_mb * 2**20)
+    app = make_app(gate, Upstream(address, secret=service.token), run.settings.api_system, service.observers,
+                   service.routers(engine, about, decide, longest), [service.close], longest)
     service.count(app.state.metrics.registry)
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)

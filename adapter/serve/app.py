@@ -85,6 +85,8 @@ def _other(relay: Relay, longest_body: int) -> Callable[[Request], Awaitable[Res
     async def other(request: Request) -> Response:
         path = request.scope["raw_path"].decode("latin-1").partition("?")[0]
         spoken = PROTOCOLS[0 if path.startswith(PROTOCOLS[0].path) or "anthropic-version" in request.headers else 1]
+        if path.rstrip("/") == "/v1/reload":  # with another method, or a slash at its end
+            return relay.refuse(spoken, 405, "the gateway's own: POST /v1/reload")
         if any(part in path.lower() for part in ("..", "//", "\\", "%2e", "%5c")) or not path.startswith("/v1/"):
             return relay.refuse(spoken, 404, "no such path")
         try:

@@ -85,9 +85,12 @@ class Capture:
         os.close(self._lock)
 
     def _write(self, exchange: Exchange) -> None:
-        caught, line = Caught(), b""
+        caught, line, row = Caught(), b"", _row(exchange)
+        if (size := sum(len(value) for value in row.values() if isinstance(value, str))) > LONGEST_LINE:
+            self._fail(f"a line of {size:,} characters; at most {LONGEST_LINE:,} bytes are captured")
+            return
         with caught:  # redact is the user's
-            line = self._line(_row(exchange))
+            line = self._line(row)
         if caught.fault:
             self._fail(f"the row could not be made: {caught.fault}")
         elif not line:

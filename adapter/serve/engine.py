@@ -67,7 +67,8 @@ class Engine:
         """
         self._link, self._threshold, self.refused = run, threshold, ""
         self.adapter, self.calibration = self._read()
-        config = self.adapter.config
+        config, added = self.adapter.config, self.adapter.tokenizer.added_tokens_decoder.values()
+        self.markers = frozenset(token.content for token in added if token.special and token.content.strip())
         self._longest = min(self.adapter.max_tokens - config.rollout.max_new_tokens, LONGEST_PROMPT)
         self._params = {calibrated: SamplingParams(  # nothing but a confidence needs log-probs, and they cost time
             temperature=0.0, max_tokens=config.rollout.max_new_tokens, stop_token_ids=self.adapter.stop_ids,

@@ -14,6 +14,7 @@ from adapter.serve.exchange import Action, Mode
 from adapter.verdict import VERDICTS, Agree, Override, Unparsed, Verdict, resolve
 from grpo.types import Problem
 
+LONGEST_TEXT = 2**17  # characters of a question, and of an answer of the API: both are read in the event loop
 FAILURES = ("timeout", "full", "engine down", "too long", "error")  # why, where the adapter failed: --fail is about these
 
 
@@ -41,6 +42,7 @@ class Engine(Protocol):
     up: bool  # whether it answers
     step: int  # of the LoRA that answers
     calibration: Calibration | None  # of that LoRA; None where its confidence is not known
+    markers: frozenset[str]  # what the chat template divides turns with, such as <|im_start|>
     refused: str  # why the last reload took no other LoRA; "" where it did
     swaps: int  # how often a LoRA was put in place
     starts: int  # how often it was started
@@ -98,6 +100,10 @@ class Gate:
 
     def row(self, text: str) -> tuple[Row | None, str]:
         """The question that a caller's turn asks, or why it asks none of the adapter's."""
+        if len(text) > LONGEST_TEXT:
+            return None, "long question"
+        if self.marked(text):
+            return None, "control tokens"
         if not (text.startswith(self._before) and text.endswith(self._behind)):
             return None, "another prompt"
         question = text[len(self._before) : len(text) - len(self._behind)]
@@ -107,6 +113,10 @@ class Gate:
             return self.corrector.read(question), ""
         except ValueError:
             return None, "no question of the task"
+
+    def marked(self, text: str) -> bool:
+        """Whether a text has a token in it that only the chat template may write: it could forge a turn."""
+        return any(marker in text for marker in self.engine.markers)
 
     def chosen(self, row: Row) -> bool:
         """Whether the adapter is asked: by the question's hash, so that a question is always in, or always out."""

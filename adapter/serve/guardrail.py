@@ -23,10 +23,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
-from fastapi import APIRouter, Header, HTTPException
-from pydantic import BaseModel
+from fastapi import APIRouter, HTTPException, Request
+from pydantic import BaseModel, ValidationError
+
+from adapter.serve.response import Refused, read_body
 
 PATH = "/beta/litellm_basic_guardrail_api"
+LONGEST_BODY = 10 * 2**20  # bytes
 MOST_CALLS = 10_000  # whose question is kept
 MOST_CHARACTERS = 32 * 2**20  # of all of these
 
@@ -51,7 +54,10 @@ class Posted(BaseModel):
 
 
 class Questions:
-    """The questions of the calls whose answers are still to come, by the call's id. The oldest are forgotten first."""
+    """The questions of the calls whose answers are still to come, by the call's id. The oldest are forgotten first.
+
+    A caller may choose the id. Where two questions have the same one, no answer is known to belong to either.
+    """
 
     def __init__(self, most_calls: int = MOST_CALLS, most_characters: int = MOST_CHARACTERS):
         self._kept: OrderedDict[str, str] = OrderedDict()
@@ -59,6 +65,7 @@ class Questions:
 
     def keep(self, call: str, question: str) -> None:
         """Keep a call's question."""
+        question = question if self._kept.get(call, question) == question else ""
         self.forget(call)
         self._kept[call] = question
         self._characters += len(question)
@@ -71,7 +78,7 @@ class Questions:
 
     def of(self, call: str | None) -> str | None:
         """A call's question; None where it is not known."""
-        return None if call is None else self._kept.get(call)
+        return None if call is None else self._kept.get(call) or None
 
 
 def question_in(posted: Posted) -> str | None:
@@ -89,15 +96,22 @@ def question_in(posted: Posted) -> str | None:
     return content if isinstance(content, str) and content.strip() else None
 
 
-def make_router(decide: Decide, token: str | None = None,
-                question_of: Callable[[Posted], str | None] = question_in) -> APIRouter:
-    """The route. token: what LiteLLM has as the guardrail's api_key; None where none is asked for."""
+def make_router(decide: Decide, token: str | None = None, question_of: Callable[[Posted], str | None] = question_in,
+                longest_body: int = LONGEST_BODY) -> APIRouter:
+    """The route. token: what LiteLLM has as the guardrail's api_key; None where none is asked for. longest_body: bytes."""
     router, questions = APIRouter(), Questions()
 
     @router.post(PATH)
-    async def guardrail(posted: Posted, x_api_key: str = Header("")) -> dict[str, object]:
-        if token is not None and not hmac.compare_digest(x_api_key.encode(), token.encode()):
+    async def guardrail(request: Request) -> dict[str, object]:
+        key = request.headers.get("x-api-key", "")
+        if token is not None and not hmac.compare_digest(key.encode(), token.encode()):
             raise HTTPException(401, "another api_key than the gateway's token")
+        try:
+            posted = Posted.model_validate_json(await read_body(request, longest_body))
+        except Refused as error:
+            raise HTTPException(error.status, str(error)) from None
+        except ValidationError as error:
+            raise HTTPException(422, [{"loc": one["loc"], "msg": one["msg"]} for one in error.errors()]) from None
         call = posted.litellm_call_id
         if posted.input_type == "request":
             question = question_of(posted)

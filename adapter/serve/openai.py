@@ -64,6 +64,8 @@ class OpenAI:
                 continue
             choice, first = _only_choice(chunk), first or chunk
             delta = choice.get("delta") or {}
+            if not isinstance(delta, dict):
+                raise Unreadable("no completion")
             reason = choice.get("finish_reason") or reason
             _check(delta, reason or "stop")
             text.append(_content(delta))

@@ -4,7 +4,7 @@ import math
 import threading
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from adapter.serve.exchange import Exchange
 from adapter.serve.truths import Judgement
@@ -12,6 +12,7 @@ from adapter.serve.truths import Judgement
 SHOWN = 100  # exchanges on the page
 TIMED = 1000  # of which the latency is told
 LONGEST = 4000  # characters of a text that are kept for the page
+TEXTS = ("question", "api_text", "api_extracted", "completion", "final")
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Recent:
     def __call__(self, exchange: Exchange, judged: Judgement | None = None, proposed: Judgement | None = None) -> None:
         """Count an exchange; judged and proposed: of Truths, where it knows the question."""
         with self._lock:
-            self._last.appendleft(Shown(exchange, judged, proposed))
+            self._last.appendleft(Shown(_short(exchange), judged, proposed))
             self._actions[exchange.action] += 1
             if exchange.why:
                 self._whys[exchange.why] += 1
@@ -76,6 +77,12 @@ class Recent:
         with self._lock:
             return Totals(dict(self._actions), dict(self._whys.most_common()), dict(self._judged), dict(self._proposed),
                           sorted(self._api), sorted(self._added), self._tokens, self._cost, self._unpriced)
+
+
+def _short(exchange: Exchange) -> Exchange:
+    """With the beginnings of its texts."""
+    long = {name: text for name in TEXTS if len(text := getattr(exchange, name) or "") > LONGEST}
+    return replace(exchange, **{name: text[:LONGEST] + " ..." for name, text in long.items()}) if long else exchange
 
 
 def quantile(ordered: Sequence[float], share: float) -> float | None:

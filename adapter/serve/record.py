@@ -9,7 +9,7 @@ from adapter.api.prices import dollars
 from adapter.corrector import Corrector
 from adapter.questions import ApiAnswer, Row
 from adapter.serve.exchange import Exchange, Mode
-from adapter.serve.gate import Gate, Judged
+from adapter.serve.gate import LONGEST_TEXT, Gate, Judged
 from adapter.serve.protocol import Asked, Said, Spoken, Unreadable
 from adapter.serve.upstream import Headers, Reply
 
@@ -34,15 +34,17 @@ class Record:
     seconds: float = 0.0
     api_seconds: float | None = None
 
-    def read(self, cut: bool = False) -> None:
+    def read(self, gate: Gate, cut: bool = False) -> None:
         """Read the API's answer. Where it cannot be, it is passed on, and the record says why."""
         if self.reply.status != 200 or cut or len(self.raw) > LONGEST_ANSWER:
             why = "API error" if self.reply.status != 200 else "cut short" if cut else "long answer"
         else:
             try:
                 text = self.reply.decoded(bytes(self.raw), LONGEST_ANSWER)
-                self.said = (self.spoken.streamed if self.reply.streams else self.spoken.plain)(text)
-                return
+                said = (self.spoken.streamed if self.reply.streams else self.spoken.plain)(text)
+                if not (why := unfit(said.text, gate)):
+                    self.said = said
+                    return
             except Unreadable as error:
                 why = str(error)
             except ValueError:
@@ -75,6 +77,11 @@ class Record:
             final=final if self.status == 200 else None, step=judged.step, seconds=self.seconds,
             api_seconds=self.api_seconds, adapter_seconds=judged.adapter_seconds, input_tokens=tokens[0],
             output_tokens=tokens[1], cost=dollars(self.asked.model, *tokens))
+
+
+def unfit(api_text: str, gate: Gate) -> str:
+    """Why an API's text is not shown to the adapter; "" where it is."""
+    return "long answer" if len(api_text) > LONGEST_TEXT else "control tokens" if gate.marked(api_text) else ""
 
 
 def guarded(at: float, seconds: float, row: Row | None, api_text: str, judged: Judged, gate: Gate) -> Exchange:

@@ -4,7 +4,8 @@
         return row | {"question": row["question"].replace("@", " at ")}
 
 The row is that of adapter.serve.capture. What the function returns is written; None leaves the row out. It runs in the
-gateway's process, in the thread that writes: where it is slow, rows are lost, and no answer waits.
+gateway's process, in the thread that writes: where it is slow, rows are lost, and no answer waits. But a pattern of
+`re` that backtracks holds Python's lock, and then all wait: bound what repeats, as examples/serving/redact.py does.
 """
 
 import inspect

@@ -19,8 +19,8 @@ from dataclasses import replace
 from adapter.questions import ApiAnswer
 from adapter.serve.exchange import Exchange
 from adapter.serve.gate import Gate, Judged
-from adapter.serve.protocol import PING, Asked, Spoken
-from adapter.serve.record import LONGEST_ANSWER, Outcome, Record, guarded, whole
+from adapter.serve.protocol import PING, Asked, Spoken, Unreadable, as_event, json_object
+from adapter.serve.record import LONGEST_ANSWER, Outcome, Record, guarded, unfit, whole
 from adapter.serve.response import Answer
 from adapter.serve.upstream import DECODED, CutShort, Headers, Unreachable, Upstream
 
@@ -82,7 +82,8 @@ class Relay:
         row, why = gate.row(question)
         if row is not None:
             row = replace(row, api=ApiAnswer(api_text, "guardrail"))
-            why = "" if gate.chosen(row) else "canary"
+            why = unfit(api_text, gate) or ("" if gate.chosen(row) else "canary")
+            row = None if why and why != "canary" else row
         judged = Judged("passed", why) if why else await gate.judge(row)
         self._tell(guarded(at, time.perf_counter() - start, row, api_text, judged, gate))
         return judged.final if judged.action == "corrected" else None
@@ -138,9 +139,11 @@ class Relay:
         record.api_seconds = time.perf_counter() - record.start
         task = self._spawn(self._considered(record, cut))
         await asyncio.wait({task})
+        if error := task.exception():
+            LOG.error("an answer could not be considered: %s", type(error).__name__)
         if record.judged.failed and not self.gate.rules.fail_open:
             return _error(record, 503, f"the corrector does not answer ({record.judged.why})")
-        if task.exception() is None and (corrected := task.result()) is not None:
+        if not error and (corrected := task.result()) is not None:
             kept = [(name, value) for name, value in reply.headers if name.lower() not in OF_THE_BODY]
             return whole(reply.status, kept + record.headers(), corrected)
 
@@ -156,7 +159,7 @@ class Relay:
     async def _considered(self, record: Record, cut: bool = False) -> bytes | None:
         """Read the API's answer and ask the adapter. The corrected answer; None where the API's stands."""
         record.judged = Judged("kept", "error")  # unless this comes to its end
-        record.read(cut)
+        record.read(self.gate, cut)
         if record.said is None:
             return None
         judged = await self.gate.judge(record.answered())
@@ -181,16 +184,22 @@ class Relay:
                 yield PING
                 await asyncio.wait({work}, timeout=PATIENCE_S)
         finally:
-            work.cancel()  # where the caller left
+            if not work.done():
+                work.cancel()
+                record.judged = Judged("passed", "caller left")
         outcome = self._outcome(work, record)
         said = " ".join(f"{name.decode()}: {value.decode()};" for name, value in record.headers())
         yield f": {said}\n\n".encode()
-        fault = outcome.status != 200
+        fault = outcome.status != 200 or (record.reply is not None and not record.reply.streams)
         async with aclosing(outcome.chunks) as chunks:
             if fault:
                 body = b"".join([chunk async for chunk in chunks])
-                yield (b"event: error\n" if record.spoken.name == "anthropic" else b"") + b"data: "
-                yield body.replace(b"\n", b" ") + b"\n\n"
+                try:
+                    event = json_object(body if outcome.status != 200 else b"", "no JSON")
+                except Unreadable:  # of a load balancer, say
+                    told = "no event stream" if outcome.status == 200 else f"status {outcome.status}"
+                    event = json_object(record.spoken.error(502, f"the API answered with {told}"), "")
+                yield as_event(event, "error" if record.spoken.name == "anthropic" else "")
             else:
                 async for chunk in chunks:
                     yield chunk
@@ -213,7 +222,7 @@ class Relay:
             await asyncio.wait({self._spawn(self._considered(record))})
         elif record.row is not None and record.judged.why == "canary":
             kept = record.judged
-            record.read()
+            record.read(self.gate)
             record.judged = kept
         self._tell(record.exchange(self.gate.corrector, self.gate.rules.mode))
 

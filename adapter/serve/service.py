@@ -14,7 +14,7 @@ from adapter.confidence import Calibration
 from adapter.corrector import Corrector
 from adapter.serve import guardrail, page_router
 from adapter.serve.capture import Capture
-from adapter.serve.drift import Drift, reference
+from adapter.serve.drift import NAMES, Drift, reference
 from adapter.serve.engine import Engine
 from adapter.serve.exchange import Exchange
 from adapter.serve.gate import EngineDown, told_of
@@ -37,8 +37,8 @@ class Service:
     def __init__(self, run: Path, host: str, capture: Path | None, capture_bytes: int, redact: str | None,
                  truths: Path | None, corrector: Corrector):
         """Raises UserError where a file or folder is not what it should be, or others could read the page."""
-        self._token = os.environ.get(TOKEN) or None
-        page_router.check_open(host, self._token)
+        self.token = os.environ.get(TOKEN) or None
+        page_router.check_open(host, self.token)
         self._truths = None if truths is None else Truths(truths, corrector)
         self._run, self._drift = run, Drift(reference(run))
         self._capture = None if capture is None else Capture(
@@ -52,14 +52,16 @@ class Service:
         return [self._watch, *([] if self._capture is None else [self._capture])]
 
     def routers(self, engine: Engine, about: Callable[[Sequence[str], int], About],
-                decide: Callable[[str, str], Awaitable[str | None]]) -> list[APIRouter]:
-        """The page, LiteLLM's guardrail, POST /v1/reload. about: what runs, given notes and how many truths are known."""
+                decide: Callable[[str, str], Awaitable[str | None]], longest_body: int) -> list[APIRouter]:
+        """The page, LiteLLM's guardrail, POST /v1/reload. about: what runs, given notes and how many truths are known.
+        longest_body: bytes."""
         def told() -> About:
             notes = [*self._watch.notes, *([] if self._capture is None else self._capture.notes)]
             return about(notes, 0 if self._truths is None else len(self._truths))
 
-        return [page_router.make_router(self._recent, told, self._token), guardrail.make_router(decide, self._token),
-                reload_router(lambda: self.reload(engine), self._token)]
+        return [page_router.make_router(self._recent, told, self.token),
+                guardrail.make_router(decide, self.token, longest_body=longest_body),
+                reload_router(lambda: self.reload(engine), self.token)]
 
     async def reload(self, engine: Engine) -> tuple[int, dict[str, object]]:
         """Serve the LoRA that the run keeps by now, and say so. An HTTP status; the step that is served and the one before,
@@ -84,10 +86,11 @@ class Service:
 
     def count(self, registry: CollectorRegistry) -> None:
         """Add what is watched to the metrics."""
-        for name in self._drift.rings:
+        for name in NAMES:  # a reload may bring the first reference
             ringing = Gauge(f"corrector_drift_{name}_alarm", "1 while it has left the reference.", registry=registry)
             ringing.set_function(lambda name=name: self._drift.rings.get(name, False))
-            now = Gauge(f"corrector_drift_{name}", "Of the last exchanges; NaN until there are enough.", registry=registry)
+            now = Gauge(f"corrector_drift_{name}", "Of the last exchanges; NaN until there are enough, and where it is not "
+                        "watched.", registry=registry)
             now.set_function(lambda name=name: self._drift.values().get(name, (float("nan"),))[0])
         for name, judged in (("fixes", "fix"), ("harms", "harm")):
             Gauge(f"corrector_{name}", "Of the API's answers, where the truth is known.", registry=registry).set_function(

@@ -48,6 +48,8 @@ class Truths:
         return None if exchange.completion is None else self._judged(exchange, delivered=False)
 
     def _judged(self, exchange: Exchange, delivered: bool) -> Judgement | None:
+        if delivered and exchange.status != 200:
+            return None  # --fail closed: the caller got an error
         if exchange.question is None or exchange.api_text is None or (row := self.known(exchange.question)) is None:
             return None
         row = replace(row, api=ApiAnswer(exchange.api_text, RECORDED))

@@ -82,8 +82,10 @@ class Reply:
 class Upstream:
     """A client of one address."""
 
-    def __init__(self, address: str, timeout_s: float = 600.0):
-        """address: what stands before /v1. timeout_s: the longest silence of the API."""
+    def __init__(self, address: str, timeout_s: float = 600.0, secret: str | None = None):
+        """address: what stands before /v1. timeout_s: the longest silence of the API. secret: the gateway's own token; a
+        header that holds it does not go on."""
+        self._secret = None if secret is None else secret.encode()
         self.address, self._proxy = address, proxy_of(URL(address))
         self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=timeout_s)
         self._session: aiohttp.ClientSession | None = None
@@ -94,7 +96,8 @@ class Upstream:
 
         Raises Unreachable.
         """
-        sent = passed_on(headers, also={b"host", b"content-length", b"expect"})
+        sent = [(name, value) for name, value in passed_on(headers, also={b"host", b"content-length", b"expect"})
+                if self._secret is None or self._secret not in value]
         if encodings is not None:
             sent = [(name, _only(value, encodings) if name.lower() == b"accept-encoding" else value) for name, value in sent]
         named = CIMultiDict((name.decode("latin-1"), value.decode(errors="surrogateescape")) for name, value in sent)

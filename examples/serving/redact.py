@@ -6,10 +6,11 @@ more.
 
 import re
 
+# What repeats is bounded: while a pattern backtracks over a caller's long text, no answer goes out.
 PATTERNS = {
-    "[key]": re.compile(r"\b(?:sk|pk|rk|ghp|xox[bp])[-_][A-Za-z0-9_-]{16,}"),
-    "[mail]": re.compile(r"\b[\w.+-]+@[\w-]+(?:\.[\w-]+)+"),
-    "[phone]": re.compile(r"\+\d[\d ()/-]{7,}\d")}
+    "[key]": re.compile(r"\b(?:sk|pk|rk|ghp|xox[bp])[-_][A-Za-z0-9_-]{16,200}"),
+    "[mail]": re.compile(r"\b[\w.+-]{1,64}@[\w-]{1,63}(?:\.[\w-]{1,63}){1,8}"),
+    "[phone]": re.compile(r"\+\d[\d ()/-]{7,24}\d")}
 TEXTS = ("question", "api_answer", "api_extracted", "completion", "final")
 
 
