@@ -109,7 +109,7 @@ def test_a_call_whose_second_request_is_of_another_kind_is_forgotten(client, ask
 
 def test_what_is_kept_is_bounded():
     questions = Questions(most_calls=3, most_characters=10)
-    for call, text in (("a", "1234"), ("b", "1234"), ("a", "12")):
+    for call, text in (("a", "12"), ("b", "1234"), ("a", "12")):  # the second a is the same call, tried again
         questions.keep(call, text)
     assert [questions.of(call) for call in ("a", "b")] == ["12", "1234"]
     questions.keep("c", "123456")  # 12 characters: the oldest, b, goes

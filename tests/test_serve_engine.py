@@ -79,15 +79,15 @@ def test_the_page_is_for_who_has_the_token(command):
 
 
 def test_litellms_guardrail_gets_what_a_caller_of_the_gateway_gets(command, vllm_server):
-    def posted(kind: str, text: str) -> dict:
+    def posted(kind: str, call: str, text: str) -> dict:
         return httpx.post(command.url + "/beta/litellm_basic_guardrail_api", headers={"x-api-key": TOKEN}, timeout=LONG,
-                          json={"input_type": kind, "litellm_call_id": "c1", "texts": [text]}).json()
+                          json={"input_type": kind, "litellm_call_id": call, "texts": [text]}).json()
 
     answers, plain = (asyncio.run(ask(url, QUESTIONS[:8])) for url in (command.url, vllm_server))
     for question, answer, api in zip(QUESTIONS, answers, plain, strict=False):
-        assert posted("request", INSTRUCTION + question) == {"action": "NONE"}
+        assert posted("request", question, INSTRUCTION + question) == {"action": "NONE"}
         corrected = {"action": "GUARDRAIL_INTERVENED", "texts": [answer.text]}
-        assert posted("response", api.text) == (corrected if answer.told["action"] == "corrected" else {"action": "NONE"})
+        assert posted("response", question, api.text) == (corrected if answer.told["action"] == "corrected" else {"action": "NONE"})
 
 
 def test_an_engine_that_is_killed_costs_nobody_an_answer_and_comes_back(command):
