@@ -87,7 +87,8 @@ def test_litellms_guardrail_gets_what_a_caller_of_the_gateway_gets(command, vllm
     for question, answer, api in zip(QUESTIONS, answers, plain, strict=False):
         assert posted("request", question, INSTRUCTION + question) == {"action": "NONE"}
         corrected = {"action": "GUARDRAIL_INTERVENED", "texts": [answer.text]}
-        assert posted("response", question, api.text) == (corrected if answer.told["action"] == "corrected" else {"action": "NONE"})
+        expected = corrected if answer.told["action"] == "corrected" else {"action": "NONE"}
+        assert posted("response", question, api.text) == expected
 
 
 def test_an_engine_that_is_killed_costs_nobody_an_answer_and_comes_back(command):
