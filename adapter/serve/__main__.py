@@ -73,6 +73,7 @@ def main(arguments: list[str]) -> None:
     """The command."""
     options = options_of(arguments)
     mode, share = mode_of(options.mode)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # until there is something to reload
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("uvicorn.error").addFilter(  # it says so of every answer that breaks off as the API's did
         lambda record: "without completing response" not in record.getMessage())
@@ -150,11 +151,16 @@ async def serve(engine: "Engine", rules: "Rules", address: str, options: argpars
     service.count(app.state.metrics.registry)
     config = uvicorn.Config(app, http="h11", loop="none", lifespan="on", access_log=False, log_config=None,
                             server_header=False, date_header=False, h11_max_incomplete_event_size=LONGEST_HEADERS)
-    reloads: set[asyncio.Future] = set()
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: reloads.add(asyncio.ensure_future(service.reload(engine))))
+    reloads: set[asyncio.Task] = set()
+
+    def reload() -> None:
+        task = asyncio.create_task(service.reload(engine))
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+
     try:
         await engine.start()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
         sock.listen(2048)  # what comes before uvicorn takes over waits a moment
         host, port = sock.getsockname()[:2]
         said = f"{options.run}: step {engine.step} corrects {address} on http://{host}:{port}, mode {options.mode}"
