@@ -1,4 +1,4 @@
-"""What the gateway costs, and what it stands: `python -m benchmarks.gateway --run RUN`; on a GPU `--gpu --base DIR`.
+"""What the gateway costs, and what it stands: `python -m benchmarks.gateway --run RUN`; on a GPU, benchmarks/gateway_gpu.py.
 
     latency      one caller: the API alone, the adapter alone, both through the gateway; the API is vLLM's own server
     throughput   many callers: the gateway with an API that answers at once, against vLLM's own server asked the same
@@ -7,8 +7,7 @@
     kill         the engine is killed while it answers 64 callers, who go on until it corrects again
     shadow       200 streams, byte for byte
 
-RUN is a finished run of the experiment; with --gpu one is made, of --base (benchmarks/random_base.py) with a random LoRA,
-and only the first two parts are run, for 1, 32 and 256 callers. All is written to benchmarks/results/gateway.json or --out.
+RUN is a finished run of the experiment. All is written to benchmarks/results/gateway.json or --out.
 """
 
 import argparse
@@ -30,7 +29,7 @@ import aiohttp
 import psutil
 
 from adapter.trained import TrainedAdapter
-from benchmarks.gateway_load import Ask, Workload, gateway, random_run, timed, vllm_server
+from benchmarks.gateway_load import Ask, Workload, gateway, timed, vllm_server
 from symbols.settings import INSTRUCTION
 from tests.streaming_server import StreamingServer
 
@@ -39,10 +38,10 @@ ROUNDS = 5  # of latency and throughput
 FAULTS = ("500", "529", "closed", "half a JSON", "cut short", "tool_use")
 
 
-def speed(work: Workload, adapter: TrainedAdapter, run: Path, parts: list[str], gpu: bool, nice: int) -> dict:
+def speed(work: Workload, adapter: TrainedAdapter, run: Path, parts: list[str], nice: int) -> dict:
     """Latency and throughput. Whatever else the machine does it does to all alike: they are asked in turn, in rounds."""
-    found, counts = {}, {1: 16, 32: 192, 256: 1024} if gpu else {1: 100, 32: 1280}
-    with vllm_server(adapter, run, gpu, nice) as server:
+    found, counts = {}, {1: 100, 32: 1280}
+    with vllm_server(adapter, run, nice) as server:
         _, _, answers = asyncio.run(timed(work.of_api(server), len(work.rows), 16))
         work.api = {work.question(number): text for number, (_, text, _, _) in enumerate(answers)}
         canned = StreamingServer()
@@ -218,31 +217,27 @@ def shadow(work: Workload, run: Path) -> dict:
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, help="a finished run of the experiment")
+    parser.add_argument("--run", type=Path, required=True, help="a finished run of the experiment")
     parser.add_argument("--parts", default=",".join(PARTS), help="some of " + ", ".join(PARTS))
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--callers", type=int, default=32)
-    parser.add_argument("--gpu", action="store_true", help="latency and throughput alone, 1 to 256 callers")
-    parser.add_argument("--base", type=Path, help="with --gpu: a model directory")
     parser.add_argument("--nice", type=int, default=0, help="of vLLM's server: on a CPU its two processes wait busily, "
                         "a second each time, and take the adapter's cores meanwhile")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/gateway.json"))
     options = parser.parse_args()
-    parts = [part for part in options.parts.split(",") if part in (PARTS[:2] if options.gpu else PARTS)]
-    with tempfile.TemporaryDirectory() as folder:
-        run = options.run or random_run(options.base, Path(folder))
-        adapter = TrainedAdapter(run)
-        work = Workload(adapter, adapter.config.rollout.max_new_tokens)
-        made = {"speed": lambda: speed(work, adapter, run, parts, options.gpu, options.nice),
-                "faults": lambda: faults(work, run, options.requests, options.callers),
-                "kill": lambda: kill(work, run), "shadow": lambda: shadow(work, run)}
-        wanted = [*(["speed"] if {*PARTS[:2]} & {*parts} else []), *(part for part in PARTS[2:] if part in parts)]
-        found = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
-        for part in wanted:
-            name = "gpu" if options.gpu else f"speed, nice {options.nice}" if part == "speed" and options.nice else part
-            found[name] = made[part]()
-            print(name, json.dumps(found[name]), flush=True)
-            options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    run, parts = options.run, options.parts.split(",")
+    adapter = TrainedAdapter(run)
+    work = Workload(adapter, adapter.config.rollout.max_new_tokens)
+    made = {"speed": lambda: speed(work, adapter, run, parts, options.nice),
+            "faults": lambda: faults(work, run, options.requests, options.callers),
+            "kill": lambda: kill(work, run), "shadow": lambda: shadow(work, run)}
+    wanted = [*(["speed"] if {*PARTS[:2]} & {*parts} else []), *(part for part in PARTS[2:] if part in parts)]
+    found = json.loads(options.out.read_text(encoding="utf-8")) if options.out.is_file() else {}
+    for part in wanted:
+        name = f"speed, nice {options.nice}" if part == "speed" and options.nice else part
+        found[name] = made[part]()
+        print(name, json.dumps(found[name]), flush=True)
+        options.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -18,13 +18,10 @@ from pathlib import Path
 
 import aiohttp
 import psutil
-import torch
 
-from adapter.model import Model
 from adapter.questions import ApiAnswer
 from adapter.rows import Splits
 from adapter.trained import TrainedAdapter
-from grpo.config import load
 from symbols.expression import GREEK
 from symbols.generate import Range
 from symbols.settings import INSTRUCTION
@@ -33,31 +30,18 @@ from tests.symbol_rows import build
 Ask = Callable[[aiohttp.ClientSession, int], "asyncio.Future"]
 
 
-def random_run(base: Path, folder: Path) -> Path:
-    """A run directory with a LoRA that nobody trained."""
-    config = load("configs/tiny.yaml", [f"model.path={base}", "model.device=cuda", "lora.rank=32", "lora.alpha=32",
-                                        "rollout.max_new_tokens=128", "rollout.max_sequences=256", f"run.dir={folder}"])
-    model = Model(config)
-    generator = torch.Generator().manual_seed(0)
-    model.hold({name: 0.01 * torch.randn(shape, generator=generator) for name, shape in model.shapes.items()})
-    model.save(folder / "adapter")
-    (folder / "config.yaml").write_text(config.dump(), encoding="utf-8")
-    return folder
-
-
 @contextlib.contextmanager
-def vllm_server(adapter: TrainedAdapter, run: Path, gpu: bool, nice: int = 0) -> Iterator[str]:
+def vllm_server(adapter: TrainedAdapter, run: Path, nice: int = 0) -> Iterator[str]:
     """vLLM's own server as docs/serving.md starts it, the LoRA as "adapter". nice: of its processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    own = ["--gpu-memory-utilization", "0.4"] if gpu else ["--enforce-eager"]
     command = ["nice", "-n", str(nice), sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", adapter.path,
                "--served-model-name", "api", "--enable-lora", "--max-lora-rank", str(max(16, adapter.config.lora.rank)),
                "--lora-modules", f"adapter={run}/adapter", "--default-chat-template-kwargs", '{"enable_thinking": false}',
                "--generation-config", "vllm", "--override-generation-config", '{"temperature": 0}',
                "--host", "127.0.0.1", "--port", str(port),
-               "--max-model-len", "2048" if gpu else "512", "--disable-uvicorn-access-log", *own]
+               "--max-model-len", "512", "--disable-uvicorn-access-log", "--enforce-eager"]
     with tempfile.TemporaryFile("w+") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True,
                                   env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "OMP_WAIT_POLICY": "PASSIVE"})
