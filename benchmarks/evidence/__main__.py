@@ -37,6 +37,7 @@ HERE, RUNS, OUT = Path(__file__).parent, Path("runs/evidence"), Path("benchmarks
 SETS = sorted(path.stem for path in HERE.glob("*.yaml"))
 APART_S, TRIES = 3.0, 5  # between two starts: each vLLM looks at how much memory of the GPU is free
 STARTING = Lock()
+IN_THE_WAY = ("another process gave memory", "vLLM does not fit")  # what a start says that shared the GPU with another
 OTHERS = {"hot": ["task.api_parameters={temperature: 1.0}"], "other": ["task.api_model=other"],  # other APIs
           "terse": ["task.api_prompt={question}\n\nReply with the answer alone, without a word around it."]}
 ALONE = "Work the answer out, and end with it in \\boxed{}."
@@ -73,7 +74,7 @@ def command(module: list[str], log: Path, gpu: int | None, seconds: float) -> in
                                         timeout=max(1, until - time.monotonic())).returncode
             except subprocess.TimeoutExpired:
                 return 124
-        if status == 0 or "another process gave memory" not in log.read_text(encoding="utf-8")[-1000:]:
+        if status == 0 or not any(said in log.read_text(encoding="utf-8")[-1000:] for said in IN_THE_WAY):
             break
     return status
 
